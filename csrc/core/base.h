@@ -1,0 +1,20 @@
+/* Attributes and small macros that every layer uses.  No Python here. */
+#ifndef HL_CORE_BASE_H
+#define HL_CORE_BASE_H
+
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HL_LIKELY(x) __builtin_expect(!!(x), 1)
+#define HL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define HL_COLD __attribute__((cold, noinline))
+#define hl_container_of(p, T, m) ((T *)((char *)(p) - offsetof(T, m)))
+
+/* Sides of a descriptor; also the bits of an interest mask. */
+#define HL_READ 1u
+#define HL_WRITE 2u
+
+#endif

@@ -1,0 +1,48 @@
+/* fd -> watch: who is told when a descriptor becomes ready.
+ *
+ * A watch has two sides.  Each side holds the ring entry to push when that side is ready
+ * (tagged 0: nobody).  The table stores the entries but owns no reference: the loop layer
+ * does.  The generation of a slot goes up whenever the slot falls empty or its descriptor
+ * changes hands, so that an event already fetched from the kernel is recognised as stale. */
+#ifndef HL_CORE_FDTAB_H
+#define HL_CORE_FDTAB_H
+
+#include "core/base.h"
+#include "core/poll.h"
+#include "core/ring.h"
+
+typedef struct {
+    hl_entry on[2];      /* [0] reader, [1] writer */
+    uint32_t gen;
+    uint8_t want;        /* interest that the poller has been told */
+    uint8_t transport;   /* != 0: a transport owns this descriptor */
+} hl_watch;
+
+typedef struct {
+    hl_watch *v;
+    int cap;
+    int used; /* slots with a side set */
+} hl_fdtab;
+
+void hl_fdtab_init(hl_fdtab *t);
+void hl_fdtab_fini(hl_fdtab *t);
+
+/* NULL when fd was never seen.  The pointer lives until the next hl_fdtab_get(). */
+static inline hl_watch *
+hl_fdtab_peek(hl_fdtab *t, int fd)
+{
+    return fd >= 0 && fd < t->cap ? &t->v[fd] : NULL;
+}
+
+/* Makes room: 0 and *out, -EBADF for fd < 0, or -ENOMEM. */
+int hl_fdtab_get(hl_fdtab *t, int fd, hl_watch **out);
+
+/* Sets one side (HL_READ or HL_WRITE) and tells the poller; *old gets what was there.
+ * On failure nothing has changed. */
+int hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on,
+                 hl_entry *old);
+/* Clears one side; *old gets what was there (tagged 0 if nothing was).  Never fails:
+ * a descriptor that is closed already has left the kernel's set by itself. */
+void hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old);
+
+#endif

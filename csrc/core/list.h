@@ -1,0 +1,42 @@
+/* Intrusive doubly linked list.  An unlinked node points to itself, so that removing it
+ * twice does no harm.  The list owns nothing. */
+#ifndef HL_CORE_LIST_H
+#define HL_CORE_LIST_H
+
+#include "core/base.h"
+
+typedef struct hl_node {
+    struct hl_node *prev, *next;
+} hl_node;
+
+static inline void
+hl_list_init(hl_node *n)
+{
+    n->prev = n->next = n;
+}
+
+static inline bool
+hl_list_empty(const hl_node *head)
+{
+    return head->next == head;
+}
+
+/* Puts an unlinked node at the end. */
+static inline void
+hl_list_push(hl_node *head, hl_node *n)
+{
+    n->next = head;
+    n->prev = head->prev;
+    n->prev->next = n;
+    head->prev = n;
+}
+
+static inline void
+hl_list_remove(hl_node *n)
+{
+    n->prev->next = n->next;
+    n->next->prev = n->prev;
+    hl_list_init(n);
+}
+
+#endif
