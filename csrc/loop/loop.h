@@ -1,0 +1,87 @@
+/* The loop object and what the transports may ask of it. */
+#ifndef HL_LOOP_LOOP_H
+#define HL_LOOP_LOOP_H
+
+#include "core/fdtab.h"
+#include "core/poll.h"
+#include "core/wake.h"
+#include "py/err.h"
+#include "sched/sched.h"
+
+#define HL_SCRATCH_SIZE (256 * 1024) /* bytes of the shared receive buffer */
+
+typedef struct {
+    PyObject_HEAD
+    const void *brand; /* the first members are those of hl_loop_head */
+    hl_sched sched;
+    PyObject *mod;     /* owned: keeps sched.st alive; dropped last */
+    hl_poll *poll;     /* owned; NULL once closed */
+    hl_fdtab fds;      /* the loop owns the entries' objects */
+    hl_wake wake;
+    int signal_rfd, signal_wfd; /* socket pair behind the wakeup fd; -1: none */
+    int old_wakeup_fd;          /* what signals.c chains to and restores; -1: none */
+    unsigned long thread_id;    /* of the running thread; 0: not running */
+    bool closed, stopping;
+    bool time_overridden;      /* a subclass or an instance has a time() of its own */
+    unsigned int type_version; /* tp_version_tag for which the flags were found */
+    PyObject *task_factory;      /* owned or NULL */
+    PyObject *exception_handler; /* owned or NULL */
+    double slow_callback_duration; /* seconds */
+    uint64_t turns;
+    unsigned char *scratch; /* HL_SCRATCH_SIZE bytes, see hl_loop_scratch() */
+} LoopObject;
+
+/* ---- calls.c ---- */
+/* The loop's clock: hl_clock_seconds(), or the overridden time().  0, or -1. */
+int hl_loop_time(LoopObject *self, double *out);
+/* Has fn(obj) run in the next turn.  From the loop's thread.  0 or -1. */
+int hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn);
+/* Wakes the loop's thread if it sleeps in poll; from any thread. */
+void hl_loop_wakeup(LoopObject *self);
+/* -1 with RuntimeError("Event loop is closed"). */
+int hl_loop_check_closed(LoopObject *self);
+/* The shared receive buffer, or NULL with MemoryError.  Its content is only valid until
+ * the next call that can run foreign code. */
+unsigned char *hl_loop_scratch(LoopObject *self);
+
+/* ---- watch.c ---- */
+/* Watch a side (HL_READ or HL_WRITE) of fd for a C owner: when it is ready, fn(obj) runs
+ * in the same turn, in the order of the ready queue.  The loop takes its own reference to
+ * obj until hl_loop_unwatch().  An event that is queued already when the side is unwatched
+ * still calls fn once: fn checks its object's state.  0 or -1. */
+int hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_cont_fn fn);
+void hl_loop_unwatch(LoopObject *self, int fd, uint32_t side);
+/* Marks fd as owned by a transport (or no more): add_reader() and friends then refuse it
+ * with RuntimeError, as asyncio does. */
+int hl_loop_own_fd(LoopObject *self, int fd);
+void hl_loop_disown_fd(LoopObject *self, int fd);
+/* -1 with asyncio's RuntimeError when a transport owns fd. */
+int hl_loop_check_fd_free(LoopObject *self, int fd);
+/* The descriptor of an int or of an object with fileno(): >= 0, or -1 with asyncio's
+ * ValueError or TypeError. */
+int hl_fd_of(PyObject *fileobj);
+/* Moves fired descriptors to the ready queue (called by run.c).  0 or -1. */
+int hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n);
+/* Drops all watches. */
+void hl_watch_clear(LoopObject *self);
+int hl_watch_traverse(LoopObject *self, visitproc visit, void *arg);
+extern PyMethodDef hl_watch_methods[]; /* add_reader, remove_reader, add_writer, ... */
+
+/* ---- signals.c ---- */
+/* Installs the wakeup fd when in the main thread, chaining the old one: 0 or -1. */
+int hl_signals_enter(LoopObject *self);
+void hl_signals_leave(LoopObject *self); /* restores it; keeps a set exception */
+void hl_signals_close(LoopObject *self);
+extern PyMethodDef hl_signals_methods[];
+
+/* ---- run.c ---- */
+/* Turns until stopped: the middle of run_forever().  0, or -1 with an exception. */
+int hl_run(LoopObject *self);
+
+/* ---- loop.c ---- */
+int hl_loop_exec(PyObject *mod, hl_state *st);
+/* Adds methods that a higher layer (net, proc) brings to the EventLoop type; called from
+ * that layer's exec.  0 or -1. */
+int hl_loop_add_methods(hl_state *st, PyMethodDef *methods);
+
+#endif

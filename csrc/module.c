@@ -1,0 +1,63 @@
+/* hotloop._core: the module, its slots and its state's life. */
+#include "loop/loop.h"
+#include "net/net.h"
+#include "sched/sched.h"
+
+static int
+module_exec(PyObject *mod)
+{
+    hl_state *st = hl_state_of(mod);
+    if (hl_state_init(mod, st) < 0 || hl_sched_exec(mod, st) < 0 ||
+        hl_loop_exec(mod, st) < 0 || hl_net_exec(mod, st) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_traverse(PyObject *mod, visitproc visit, void *arg)
+{
+    hl_state *st = hl_state_of(mod);
+    return st == NULL ? 0 : hl_state_traverse(st, visit, arg);
+}
+
+static int
+module_clear(PyObject *mod)
+{
+    hl_state *st = hl_state_of(mod);
+    return st == NULL ? 0 : hl_state_clear(st);
+}
+
+static void
+module_free(void *mod)
+{
+    (void)module_clear((PyObject *)mod);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED},
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef hl_module_def = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "hotloop._core",
+    .m_doc = "The event loop, its futures, tasks, handles and transports, in C.",
+    .m_size = sizeof(hl_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&hl_module_def);
+}

@@ -1,0 +1,101 @@
+/* The only file that knows private CPython structures and the versions they change with.
+ *
+ * Our Future and Task keep all their state in the fields of the _asyncio object they
+ * extend, so that unbound asyncio.Future.* and asyncio.Task.* calls see the truth.  The
+ * structures below mirror those fields; hl_compat_check() proves at import that the
+ * running interpreter lays them out the same way. */
+#ifndef HL_PY_PYCOMPAT_H
+#define HL_PY_PYCOMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "core/base.h"
+
+#if PY_VERSION_HEX < 0x030C0000
+#error "hotloop needs Python 3.12 or later"
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+#define PyObject_VisitManagedDict _PyObject_VisitManagedDict
+#define PyObject_ClearManagedDict _PyObject_ClearManagedDict
+#endif
+
+/* asyncio's fut_state, by value. */
+enum { HL_PENDING = 0, HL_CANCELLED = 1, HL_FINISHED = 2 };
+
+#define HL_BASE_FUTURE_OBJECTS                                                         \
+    PyObject_HEAD                                                                      \
+    PyObject *loop;                                                                    \
+    PyObject *callback0;                                                               \
+    PyObject *context0;                                                                \
+    PyObject *callbacks;                                                               \
+    PyObject *exception;                                                               \
+    PyObject *exception_tb;                                                            \
+    PyObject *result;                                                                  \
+    PyObject *source_tb;                                                               \
+    PyObject *cancel_msg;
+
+#if PY_VERSION_HEX < 0x030D0000
+#define HL_BASE_FUTURE_FIELDS                                                          \
+    HL_BASE_FUTURE_OBJECTS                                                             \
+    int state;                                                                         \
+    int log_tb;                                                                        \
+    int blocking;                                                                      \
+    PyObject *dict;                                                                    \
+    PyObject *weakreflist;                                                             \
+    PyObject *cancelled_exc;
+#define HL_BASE_TASK_FIELDS                                                            \
+    HL_BASE_FUTURE_FIELDS                                                              \
+    PyObject *fut_waiter;                                                              \
+    PyObject *coro;                                                                    \
+    PyObject *name;                                                                    \
+    PyObject *context;                                                                 \
+    int must_cancel;                                                                   \
+    int log_destroy_pending;                                                           \
+    int num_cancels_requested;
+#else
+#define HL_BASE_FUTURE_FIELDS                                                          \
+    HL_BASE_FUTURE_OBJECTS                                                             \
+    PyObject *cancelled_exc;                                                           \
+    int state;                                                                         \
+    unsigned log_tb : 1;                                                               \
+    unsigned blocking : 1;
+#define HL_BASE_TASK_FIELDS                                                            \
+    HL_BASE_FUTURE_FIELDS                                                              \
+    unsigned must_cancel : 1;                                                          \
+    unsigned log_destroy_pending : 1;                                                  \
+    int num_cancels_requested;                                                         \
+    PyObject *fut_waiter;                                                              \
+    PyObject *coro;                                                                    \
+    PyObject *name;                                                                    \
+    PyObject *context;
+#endif
+
+typedef struct {
+    HL_BASE_FUTURE_FIELDS
+} hl_base_future;
+
+typedef struct {
+    HL_BASE_TASK_FIELDS
+} hl_base_task;
+
+/* asyncio.Handle and asyncio.TimerHandle are Python classes with __slots__; the slots lie
+ * in the order of their names, the timer's two behind the handle's. */
+#define HL_BASE_HANDLE_FIELDS                                                          \
+    PyObject_HEAD                                                                      \
+    PyObject *args;             /* _args */                                            \
+    PyObject *callback;         /* _callback */                                        \
+    PyObject *cancelled_slot;   /* _cancelled: stays NULL, shadowed */                 \
+    PyObject *context;          /* _context */                                         \
+    PyObject *loop;             /* _loop */                                            \
+    PyObject *repr;             /* _repr */                                            \
+    PyObject *source_traceback; /* _source_traceback */                                \
+    PyObject *scheduled_slot;   /* _scheduled: stays NULL, shadowed */                 \
+    PyObject *when_slot;        /* _when: stays NULL, shadowed */
+
+typedef struct {
+    HL_BASE_HANDLE_FIELDS
+} hl_base_handle;
+
+#endif

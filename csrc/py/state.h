@@ -1,0 +1,134 @@
+/* Per-module state: interned names, imported objects, types, free lists.
+ *
+ * Each list below is written once and expanded four times (declare, make, visit, clear),
+ * so the four cannot drift apart.  Nothing mutable is static. */
+#ifndef HL_PY_STATE_H
+#define HL_PY_STATE_H
+
+#include "py/pycompat.h"
+
+#include "core/list.h"
+
+/* st->s_NAME is the interned string "NAME".  Keep the list sorted. */
+#define HL_NAMES(X)                                                                    \
+    X(_asyncio_future_blocking)                                                        \
+    X(_enter_run)                                                                      \
+    X(_leave_run)                                                                      \
+    X(_loop)                                                                           \
+    X(_source_traceback)                                                               \
+    X(add_done_callback)                                                               \
+    X(call_exception_handler)                                                          \
+    X(call_soon)                                                                       \
+    X(cancel)                                                                          \
+    X(context)                                                                         \
+    X(create_future)                                                                   \
+    X(create_task)                                                                     \
+    X(default_exception_handler)                                                       \
+    X(exception)                                                                       \
+    X(future)                                                                          \
+    X(get_debug)                                                                       \
+    X(get_loop)                                                                        \
+    X(handle)                                                                          \
+    X(is_running)                                                                      \
+    X(loop)                                                                            \
+    X(message)                                                                         \
+    X(msg)                                                                             \
+    X(result)                                                                          \
+    X(set_name)                                                                        \
+    X(source_traceback)                                                                \
+    X(task)                                                                            \
+    X(throw)                                                                           \
+    X(time)
+
+/* st->t_NAME is a heap type of ours (NULL until its layer's exec made it). */
+#define HL_TYPES(X)                                                                    \
+    X(Handle)                                                                          \
+    X(TimerHandle)                                                                     \
+    X(Future)                                                                          \
+    X(Task)                                                                            \
+    X(FutureIter)                                                                      \
+    X(TaskWakeup)                                                                      \
+    X(EventLoop)                                                                       \
+    X(StreamTransport)                                                                 \
+    X(Listener)
+
+/* X(field, module, attribute): st->i_FIELD, imported when our module is. */
+#define HL_IMPORTS(X)                                                                  \
+    X(BaseFuture, "_asyncio", "Future")                                                \
+    X(BaseTask, "_asyncio", "Task")                                                    \
+    X(BaseHandle, "asyncio.events", "Handle")                                          \
+    X(BaseTimerHandle, "asyncio.events", "TimerHandle")                                \
+    X(CancelledError, "asyncio.exceptions", "CancelledError")                          \
+    X(InvalidStateError, "asyncio.exceptions", "InvalidStateError")                    \
+    X(future_repr, "asyncio.base_futures", "_future_repr")                             \
+    X(task_repr, "asyncio.base_tasks", "_task_repr")                                   \
+    X(task_get_stack, "asyncio.base_tasks", "_task_get_stack")                         \
+    X(task_print_stack, "asyncio.base_tasks", "_task_print_stack")                     \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine")                                \
+    X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
+    X(get_event_loop, "asyncio.events", "get_event_loop")                              \
+    X(set_running_loop, "asyncio.events", "_set_running_loop")                         \
+    X(enter_task, "asyncio.tasks", "_enter_task")                                      \
+    X(leave_task, "asyncio.tasks", "_leave_task")                                      \
+    X(swap_current_task, "asyncio.tasks", "_swap_current_task")                        \
+    X(register_eager_task, "asyncio.tasks", "_register_eager_task")                    \
+    X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task")                \
+    X(LoopBase, "hotloop._base", "LoopBase")
+
+#define HL_FREE_MAX 256 /* objects kept per free list */
+
+typedef struct {
+    PyObject *v[HL_FREE_MAX];
+    int n;
+} hl_freelist;
+
+typedef struct hl_state {
+#define X(n) PyObject *s_##n;
+    HL_NAMES(X)
+#undef X
+#define X(n) PyTypeObject *t_##n;
+    HL_TYPES(X)
+#undef X
+#define X(n, mod, attr) PyObject *i_##n;
+    HL_IMPORTS(X)
+#undef X
+    PyObject *mod;           /* borrowed: the module this state belongs to */
+    PyObject *kw_context;    /* ("context",) */
+    PyObject *current_tasks; /* asyncio's {loop: task}, shared with _asyncio; or NULL */
+    PyObject *coro_types;    /* set of types that asyncio.iscoroutine() has accepted */
+    uint64_t task_counter;   /* last number given to an unnamed task */
+    hl_node tasks;           /* our unfinished tasks; owns nothing */
+    hl_freelist free_handles, free_timers, free_futures, free_tasks, free_iters;
+} hl_state;
+
+extern struct PyModuleDef hl_module_def;
+
+static inline hl_state *
+hl_state_of(PyObject *mod)
+{
+    return (hl_state *)PyModule_GetState(mod);
+}
+
+/* The state for a type of ours or a Python subclass of one; NULL, without an exception,
+ * only when the module has been torn down already. */
+static inline hl_state *
+hl_state_by_type(PyTypeObject *type)
+{
+    PyObject *mod = PyType_GetModuleByDef(type, &hl_module_def);
+    if (HL_UNLIKELY(mod == NULL)) {
+        PyErr_Clear();
+        return NULL;
+    }
+    return hl_state_of(mod);
+}
+
+/* Names, imports and shared objects: 0 or -1 with an exception. */
+int hl_state_init(PyObject *mod, hl_state *st);
+int hl_state_traverse(hl_state *st, visitproc visit, void *arg);
+int hl_state_clear(hl_state *st);
+
+/* Makes a heap type, stores it in *slot and publishes it in the module under the last
+ * part of its name.  bases: a type, a tuple of types, or NULL. */
+int hl_type_add(PyObject *mod, PyTypeObject **slot, PyType_Spec *spec, PyObject *bases);
+
+#endif

@@ -1,0 +1,139 @@
+/* The scheduler that a loop embeds: the ready ring and the timers.
+ *
+ * It is the first member of every loop object, so a future finds it from its loop pointer
+ * without a Python call.  All of it belongs to the thread that runs the loop; under the
+ * GIL other threads may push (call_soon_threadsafe). */
+#ifndef HL_SCHED_SCHED_H
+#define HL_SCHED_SCHED_H
+
+#include "core/heap.h"
+#include "core/ring.h"
+#include "py/state.h"
+
+/* Kinds of ring entries; the object is always a strong reference that the ring owns. */
+enum {
+    HL_KIND_HANDLE = 0, /* run a Handle; arg unused */
+    HL_KIND_STEP = 1,   /* step a Task; arg: exception to throw (owned) or NULL */
+    HL_KIND_WAKE = 2,   /* wake a Task; arg: the finished Future (owned) */
+    HL_KIND_CONT = 3,   /* call arg, an hl_cont_fn, with the object */
+};
+
+/* A C continuation.  0, or -1 with an exception set: SystemExit and KeyboardInterrupt
+ * then leave run_forever(), anything else goes to the exception handler. */
+typedef int (*hl_cont_fn)(PyObject *self);
+
+typedef struct hl_sched {
+    hl_ring ready;
+    hl_heap timers;
+    hl_state *st;
+    bool plain;        /* open, debug off, call_soon not overridden: nobody can tell a
+                          direct push from loop.call_soon() */
+    bool debug;
+    bool sleeping;     /* in, or about to enter, a poll that blocks */
+    bool in_callback;  /* a callback or step of this loop is running on its thread */
+    PyObject *current; /* borrowed: the task that asyncio's record shows for this loop
+                          because we put it there and have not cleared it yet */
+    hl_entry *flush;   /* run when the running callback or step is over; owned refs */
+    size_t n_flush, cap_flush;
+} hl_sched;
+
+/* What every loop object begins with.  `brand` holds the address of hl_loop_brand in our
+ * loops: it tells them from any other object without a look at their type. */
+typedef struct {
+    PyObject_HEAD
+    const void *brand;
+    hl_sched sched;
+} hl_loop_head;
+
+extern const char hl_loop_brand;
+
+static inline bool
+hl_is_loop(PyObject *op)
+{
+    return Py_TYPE(op)->tp_basicsize >= (Py_ssize_t)sizeof(hl_loop_head) &&
+           ((hl_loop_head *)op)->brand == &hl_loop_brand;
+}
+
+/* The scheduler of one of our loops, or NULL for a foreign loop (op may be NULL). */
+static inline hl_sched *
+hl_sched_of(PyObject *op)
+{
+    return op != NULL && hl_is_loop(op) ? &((hl_loop_head *)op)->sched : NULL;
+}
+
+/* The scheduler if a direct push is indistinguishable from loop.call_soon(), or NULL. */
+static inline hl_sched *
+hl_sched_plain(PyObject *op)
+{
+    hl_sched *s = hl_sched_of(op);
+    return s != NULL && HL_LIKELY(s->plain) ? s : NULL;
+}
+
+int hl_sched_init(hl_sched *s, hl_state *st); /* 0 or -1 */
+/* Drops every entry and timer; runs Python code through finalisers. */
+void hl_sched_clear(hl_sched *s);
+void hl_sched_fini(hl_sched *s);
+int hl_sched_traverse(hl_sched *s, visitproc visit, void *arg);
+
+/* Appends an entry.  Takes its own reference to obj; arg is stolen for STEP and WAKE, on
+ * failure too.  0, or -1 with MemoryError. */
+int hl_sched_push(hl_sched *s, int kind, PyObject *obj, void *arg);
+
+/* Have fn(obj) run as soon as the running callback or step returns to C.  0 or -1. */
+int hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn);
+/* Runs what hl_sched_flush_later() collected.  0, or -1 with an exception. */
+int hl_sched_flush_now(hl_sched *s);
+
+/* loop.call_soon(func, arg, context=ctx) by its Python name, for loops that are not plain
+ * or not ours; arg and ctx may be NULL.  0 or -1. */
+int hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg,
+                 PyObject *ctx);
+
+/* ---- current.c: asyncio's record of the current task ---- */
+/* Makes task current for loop: 0, or -1 (RuntimeError when another one is). */
+int hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task);
+/* Clears what we left behind; cheap when there is nothing.  Keeps a set exception. */
+void hl_current_clear(hl_sched *s, PyObject *loop);
+
+/* ---- handle.c ---- */
+/* A new Handle; ctx NULL: a copy of the current context. */
+PyObject *hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback,
+                        PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
+/* A new TimerHandle that is in the heap; `when` on the loop's clock. */
+PyObject *hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
+                       PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
+/* Runs the callback, and reports what it raises; -1 only for what must propagate. */
+int hl_handle_run(hl_state *st, PyObject *handle);
+bool hl_handle_cancelled(PyObject *handle);
+/* handle.cancel() without a Python call: 0 or -1. */
+int hl_handle_cancel(PyObject *handle);
+/* Is op one of our handles, of exactly our types? */
+static inline bool
+hl_handle_check(hl_state *st, PyObject *op)
+{
+    return Py_IS_TYPE(op, st->t_Handle) || Py_IS_TYPE(op, st->t_TimerHandle);
+}
+/* The TimerHandle (borrowed) that a heap node belongs to. */
+PyObject *hl_timer_handle(hl_timer *node);
+
+/* ---- future.c ---- */
+PyObject *hl_future_new(hl_state *st, PyObject *loop);
+/* On an exact Future of ours.  -1 with InvalidStateError when it is done. */
+int hl_future_set_result(hl_state *st, PyObject *fut, PyObject *result);
+int hl_future_set_exception(hl_state *st, PyObject *fut, PyObject *exc);
+bool hl_future_done(PyObject *fut); /* any Future or Task of ours */
+/* For any waiter, foreign ones and None too: sets the exception, or the result when exc
+ * is NULL, unless the waiter is done already.  0 or -1. */
+int hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *exc);
+
+/* ---- task.c ---- */
+/* name, context: NULL or None for none; eager: start at once. */
+PyObject *hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
+                      PyObject *name, PyObject *context, bool eager);
+/* One step or wake-up from the ring; steals exc / fut.  -1: what must propagate. */
+int hl_task_run_step(hl_sched *s, PyObject *task, PyObject *exc);
+int hl_task_run_wake(hl_sched *s, PyObject *task, PyObject *fut);
+
+int hl_sched_exec(PyObject *mod, hl_state *st); /* makes the types of this layer */
+
+#endif
