@@ -27,8 +27,8 @@ def stop(message):
 if sys.version_info < MINIMUM:
     stop("needs Python %d.%d or later, this is %d.%d" % (MINIMUM + sys.version_info[:2]))
 
-from setuptools import Extension, setup  # noqa: E402
-from setuptools.command.build_ext import build_ext  # noqa: E402
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"

@@ -1,0 +1,138 @@
+# hotloop's commands. PY= picks the interpreter (each gets a virtual environment of its own).
+#
+#   make demo         the asyncio guide's programs, on hotloop
+#   make test         C tests, then the Python suite on every backend
+#   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
+#   make asan         the suite under AddressSanitizer and UBSan
+#   make debug        the suite with C assertions on
+#   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
+#   make format       puts C and Python into the project's format
+#   make bench        benchmarks against asyncio, uvloop and rloop
+#   make package      an sdist, a wheel built from it, and that wheel at work
+#   make full         all of these but bench
+#   make build        builds and installs into the virtual environment
+#   make clean        removes all that make made
+#
+# PYTEST= adds arguments to pytest: make test PYTEST="-k timers --backend select"
+
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# ---- interpreter, compiler ---------------------------------------------------------------
+
+ifdef PY
+VENV := .venv-$(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2] + sys.abiflags)' 2>/dev/null)
+else
+VENV := .venv
+endif
+BIN := $(VENV)/bin
+TAG := $(patsubst .venv%,py%,$(VENV))
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+# Used for the C tests and the sanitizers; the extension itself is built with CC if that is set,
+# else with the compiler that Python was built with.
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# ---- set-up, each step once --------------------------------------------------------------
+
+READY := $(VENV)/.ready
+INSTALLED := $(VENV)/.installed
+LINTERS := $(VENV)/.linters
+
+SOURCES := setup.py pyproject.toml $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')
+
+.PHONY: help
+help:
+	@sed -n '/^# *make /s/^# */  /p' Makefile
+
+$(READY): pyproject.toml
+	@python=$$(tools/find-python $(PY)) && \
+	    { command -v $(CC) >/dev/null || \
+	      { echo "hotloop: no C compiler: '$(CC)' is not on PATH (install gcc or clang, or set CC)" >&2; exit 1; }; } && \
+	    echo "hotloop: making $(VENV) with $$("$$python" --version)" && \
+	    "$$python" -m venv $(VENV)
+	@$(PIP) install --upgrade "setuptools>=77"
+	@touch $@
+
+$(INSTALLED): $(READY) $(SOURCES)
+	@echo "hotloop: building and installing into $(VENV)"
+	@rm -rf build/lib*
+	@$(PIP) install --no-build-isolation '.[test]'
+	@touch $@
+
+$(LINTERS): $(READY) tools/requirements-lint.txt
+	@$(PIP) install -r tools/requirements-lint.txt
+	@touch $@
+
+.PHONY: build
+build: $(INSTALLED)
+
+# ---- what one runs -----------------------------------------------------------------------
+
+.PHONY: demo test c-test lint format
+demo: $(INSTALLED)
+	@$(BIN)/python examples/guide/demo.py
+
+test: $(INSTALLED) c-test
+	$(BIN)/python -m pytest -q $(PYTEST)
+
+lint: $(INSTALLED) $(LINTERS)
+	@$(BIN)/python tools/lint
+
+format: $(LINTERS)
+	$(BIN)/clang-format -i $$(find csrc tests/c -name '*.[ch]')
+	$(BIN)/ruff check -q --fix python tests tools examples benchmarks setup.py
+	$(BIN)/ruff format -q python tests tools examples benchmarks setup.py
+
+# ---- the core's C tests: one program per tests/c/test_*.c, linked with csrc/core -----------
+
+C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/test_*.c))
+CORE := $(wildcard csrc/core/*.c)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
+
+build/c/%: tests/c/%.c $(CORE) $(wildcard csrc/core/*.h tests/c/*.h)
+	@mkdir -p build/c
+	@sanitize=$$(echo 'int main(void){return 0;}' | $(CC) $(SANITIZE) -x c - -o $@.probe 2>/dev/null && echo "$(SANITIZE)"); \
+	    $(CC) -O1 -g -std=c11 -D_GNU_SOURCE -pthread $$sanitize $(WARNINGS) -Icsrc -Itests/c $< $(CORE) -o $@
+
+c-test: $(C_TESTS)
+	@for program in $(C_TESTS); do echo "$$program"; ./$$program || exit 1; done
+
+# ---- the same suite on other builds --------------------------------------------------------
+
+# $(call suite,NAME,CFLAGS,ENVIRONMENT): builds with CFLAGS into build/NAME-TAG, runs the suite on it
+define suite
+	@echo "hotloop: building for $(1)"
+	@CFLAGS="$(2)" $(BIN)/python setup.py -q build --build-base build/$(1)-$(TAG) --build-lib build/$(1)-$(TAG)/lib
+	$(3) PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG)/lib $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST)
+endef
+
+.PHONY: asan debug
+# Leaks are looked for in the C tests only: the interpreter itself does not free all at exit.
+asan: $(INSTALLED) c-test
+	$(call suite,asan,-O1 -g -UNDEBUG $(SANITIZE),LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc)
+
+debug: $(INSTALLED)
+	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
+
+.PHONY: conformance bench package full clean
+conformance: $(INSTALLED)
+	@$(BIN)/python tests/conformance/run.py --out build/conformance-$(TAG)
+
+bench: $(INSTALLED)
+	@$(PIP) install '.[bench]'
+	@$(BIN)/python benchmarks/run.py
+
+package: $(READY)
+	@$(BIN)/python tools/check-package.py build/package-$(TAG)
+
+full: test conformance debug asan lint package demo
+
+clean:
+	rm -rf build dist .venv .venv-* python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
