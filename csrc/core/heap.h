@@ -1,6 +1,6 @@
-/* The timer heap: 4-ary, ordered by (when, sequence), so that equal deadlines come out in
- * the order they went in.  Each node knows its place, so that a cancelled timer leaves at
- * once.  The heap owns nothing. */
+/* The timer heap: 4-ary, ordered by (when, sequence), so that equal deadlines come out
+ * in the order they went in.  Each node knows its place, so that a cancelled timer
+ * leaves at once.  The heap owns nothing. */
 #ifndef HL_CORE_HEAP_H
 #define HL_CORE_HEAP_H
 
@@ -40,5 +40,10 @@ hl_heap_top(const hl_heap *h)
 {
     return h->len ? h->v[0].node : NULL;
 }
+
+#ifndef NDEBUG
+bool
+hl_heap_check(const hl_heap *h); /* order, keys and indexes hold; walks all of it */
+#endif
 
 #endif

@@ -1,8 +1,8 @@
 /* The poller: one small table of functions per backend, chosen at run time.
  *
- * A backend knows descriptors, generations and interest masks, nothing else.  It touches
- * no Python; wait() may be called with the GIL released.  Everything returns 0 (or a
- * count) or -errno. */
+ * A backend knows descriptors, generations and interest masks, nothing else.  It
+ * touches no Python; wait() may be called with the GIL released.  Everything returns 0
+ * (or a count) or -errno. */
 #ifndef HL_CORE_POLL_H
 #define HL_CORE_POLL_H
 
@@ -10,7 +10,7 @@
 
 typedef struct {
     int fd;
-    uint32_t gen;    /* the generation given to ctl(); stale events differ from fdtab's */
+    uint32_t gen; /* the generation given to ctl(); stale events differ from fdtab's */
     uint32_t events; /* HL_READ | HL_WRITE; errors and hang-ups set both sides */
 } hl_fired;
 
@@ -23,11 +23,13 @@ typedef struct {
     void (*close)(hl_poll *p);
     /* Changes the interest in fd from mask `old` to mask `want` (either may be 0).
      * A descriptor that was closed and opened again under the same number is taken
-     * for new.  -EPERM: this kind of file cannot be watched (a regular file under
-     * epoll); -EBADF: it is closed. */
+     * for new; old == want tells again what may have been lost that way.  -EPERM: this
+     * kind of file cannot be watched (a regular file under epoll); -EBADF: it is
+     * closed; -EINVAL: fd >= max_fd.  want == 0 never fails. */
     int (*ctl)(hl_poll *p, int fd, uint32_t gen, uint32_t old, uint32_t want);
     /* Waits at most timeout_ns (< 0: for ever; 0: not at all) and fills in up to cap
-     * events.  > 0 events, 0 timeout, -EINTR, other -errno. */
+     * events, cap > 0.  > 0 events, -EINTR, other -errno; 0: timeout, or (rarely)
+     * nothing to tell yet, so that the caller looks at its own clock. */
     int (*wait)(hl_poll *p, hl_fired *out, int cap, int64_t timeout_ns);
     int (*fileno)(hl_poll *p); /* the backend's own descriptor, or -1 */
 } hl_poll_ops;
@@ -36,9 +38,21 @@ struct hl_poll {
     const hl_poll_ops *ops;
 };
 
-/* All backends, the preferred one first; NULL at the end. */
+/* The backends of this system, the preferred one first.  A new one is one file,
+ * poll_NAME.c, which defines hl_poll_NAME, and one entry here. */
+#ifdef __linux__
+#define HL_POLL_BACKENDS(X) X(epoll) X(select)
+#else
+#define HL_POLL_BACKENDS(X) X(select)
+#endif
+
+#define HL_POLL_DECLARE(name) extern const hl_poll_ops hl_poll_##name;
+HL_POLL_BACKENDS(HL_POLL_DECLARE)
+#undef HL_POLL_DECLARE
+
+/* All of them in that order; NULL at the end. */
 extern const hl_poll_ops *const hl_poll_backends[];
-/* By name; NULL name: the first that opens here.  NULL when there is none. */
+/* By name; NULL name: the first that this kernel has.  NULL when there is none. */
 const hl_poll_ops *hl_poll_find(const char *name);
 
 #endif

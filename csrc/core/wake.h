@@ -1,4 +1,5 @@
-/* Wakes a sleeping poller from another thread: an eventfd, or a pipe where there is none. */
+/* Wakes a sleeping poller from another thread: an eventfd, or a pipe where there is
+ * none. */
 #ifndef HL_CORE_WAKE_H
 #define HL_CORE_WAKE_H
 

@@ -1,0 +1,176 @@
+/* The select backend: on every POSIX system, for descriptors below FD_SETSIZE. */
+#include "core/poll.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/select.h>
+
+#define MAX_WAIT_S (31 * 24 * 3600) /* POSIX promises no longer select() than that */
+
+typedef struct {
+    hl_poll base;
+    fd_set read, write;
+    int top;  /* one above the highest descriptor in either set */
+    int next; /* where the next report starts, so that a short one starves nobody */
+    uint32_t gen[FD_SETSIZE];
+} select_poll;
+
+static int
+select_open(hl_poll **out)
+{
+    select_poll *p = calloc(1, sizeof(*p));
+    if (p == NULL) {
+        return -ENOMEM;
+    }
+    FD_ZERO(&p->read);
+    FD_ZERO(&p->write);
+    p->base.ops = &hl_poll_select;
+    *out = &p->base;
+    return 0;
+}
+
+static void
+select_close(hl_poll *base)
+{
+    free(base);
+}
+
+static bool
+is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+static inline bool
+is_watched(const select_poll *p, int fd)
+{
+    return FD_ISSET(fd, &p->read) || FD_ISSET(fd, &p->write);
+}
+
+static void
+set_sides(select_poll *p, int fd, uint32_t want)
+{
+    FD_CLR(fd, &p->read);
+    FD_CLR(fd, &p->write);
+    if (want & HL_READ) {
+        FD_SET(fd, &p->read);
+    }
+    if (want & HL_WRITE) {
+        FD_SET(fd, &p->write);
+    }
+    if (want != 0 && fd >= p->top) {
+        p->top = fd + 1;
+    }
+    while (p->top > 0 && !is_watched(p, p->top - 1)) {
+        p->top--;
+    }
+}
+
+static int
+select_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
+{
+    select_poll *p = (select_poll *)base;
+    if (fd < 0 || fd >= FD_SETSIZE) {
+        return want == 0 ? 0 : fd < 0 ? -EBADF : -EINVAL;
+    }
+    /* Nobody but us would tell that a descriptor is closed.  Giving up a side needs no
+     * look: wait() drops what it finds closed. */
+    bool gives_up = want != old && (want & ~old) == 0;
+    if (!gives_up && !is_open(fd)) {
+        return -EBADF;
+    }
+    p->gen[fd] = gen;
+    set_sides(p, fd, want);
+    return 0;
+}
+
+/* A closed descriptor makes every select() fail.  epoll forgets it silently, so do we.
+ */
+static HL_COLD void
+drop_closed(select_poll *p)
+{
+    for (int fd = p->top - 1; fd >= 0; fd--) {
+        if (is_watched(p, fd) && !is_open(fd)) {
+            set_sides(p, fd, 0);
+        }
+    }
+}
+
+/* Reports from fd `from` up to `to`; *left counts the bits not yet seen. */
+static int
+collect(const fd_set *r, const fd_set *w, int from, int to, int *left)
+{
+    for (int fd = from; fd<to && * left> 0; fd++) {
+        int bits = !!FD_ISSET(fd, r) + !!FD_ISSET(fd, w);
+        if (bits != 0) {
+            *left -= bits;
+            return fd;
+        }
+    }
+    return -1;
+}
+
+/* In the order of the numbers, going on where a report that was cut short ended. */
+static int
+report(select_poll *p, const fd_set *r, const fd_set *w, int left, hl_fired *out,
+       int cap)
+{
+    int start = p->next < p->top ? p->next : 0, n = 0;
+    const int part[2][2] = {{start, p->top}, {0, start}};
+    p->next = 0;
+    for (int i = 0; i < 2; i++) {
+        int fd = part[i][0];
+        while ((fd = collect(r, w, fd, part[i][1], &left)) >= 0) {
+            out[n++] = (hl_fired){fd, p->gen[fd],
+                                  (FD_ISSET(fd, r) ? HL_READ : 0u) |
+                                      (FD_ISSET(fd, w) ? HL_WRITE : 0u)};
+            fd++;
+            if (n == cap) {
+                p->next = fd;
+                return n;
+            }
+        }
+    }
+    return n;
+}
+
+static int
+select_await(hl_poll *base, hl_fired *out, int cap, int64_t timeout_ns)
+{
+    select_poll *p = (select_poll *)base;
+    struct timespec ts = {0, 0};
+    if (timeout_ns > 0) {
+        int64_t sec = timeout_ns / 1000000000;
+        ts.tv_sec = sec < MAX_WAIT_S ? (time_t)sec : MAX_WAIT_S;
+        ts.tv_nsec = (long)(timeout_ns % 1000000000);
+    }
+    assert(cap > 0);
+    fd_set r = p->read, w = p->write;
+    int n = pselect(p->top, &r, &w, NULL, timeout_ns < 0 ? NULL : &ts, NULL);
+    if (n >= 0) {
+        return report(p, &r, &w, n, out, cap);
+    }
+    if (errno != EBADF) {
+        return -errno;
+    }
+    drop_closed(p);
+    return 0; /* the caller's clock decides how long the next wait is */
+}
+
+static int
+select_fileno(hl_poll *base)
+{
+    (void)base;
+    return -1;
+}
+
+const hl_poll_ops hl_poll_select = {
+    .name = "select",
+    .max_fd = FD_SETSIZE,
+    .open = select_open,
+    .close = select_close,
+    .ctl = select_change,
+    .wait = select_await,
+    .fileno = select_fileno,
+};
