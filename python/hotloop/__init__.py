@@ -1,8 +1,7 @@
 """hotloop: an asyncio event loop written in C, with its own Future and Task.
 
-    hotloop.run(main())                                          # or:
-    asyncio.run(main(), loop_factory=hotloop.new_event_loop)     # or, from the shell:
-    python -m hotloop program.py                                 # the program unchanged
+The doors: `hotloop.run(main())`; `asyncio.run(main(), loop_factory=hotloop.new_event_loop)`;
+`hotloop.install()`, a policy; and `python -m hotloop program.py`, the program unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import functools
 import os
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from hotloop._core import EventLoop, Future, Handle, Task, TimerHandle
 from hotloop._policy import EventLoopPolicy, install
@@ -29,8 +28,6 @@ __all__ = (
 )
 
 __version__ = "0.1.0"
-
-_T = TypeVar("_T")
 
 
 def new_event_loop(backend: str | None = None) -> EventLoop:
@@ -50,9 +47,9 @@ def new_event_loop(backend: str | None = None) -> EventLoop:
         raise ValueError(f"HOTLOOP_BACKEND: {exc}") from None
 
 
-def run(
-    main: Coroutine[Any, Any, _T], *, debug: bool | None = None, backend: str | None = None
-) -> _T:
+def run[T](
+    main: Coroutine[Any, Any, T], *, debug: bool | None = None, backend: str | None = None
+) -> T:
     """asyncio.run() on a hotloop loop: same meaning, same errors."""
     factory = functools.partial(new_event_loop, backend)
     return asyncio.run(main, debug=debug, loop_factory=factory)

@@ -37,9 +37,7 @@ _LITERAL_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 def _run_until_complete_cb(future: asyncio.Future[Any]) -> None:
     """Stops the loop of a finished future; its name is what asyncio's `repr(task)` shows."""
-    if not future.cancelled() and isinstance(
-        future.exception(), SystemExit | KeyboardInterrupt
-    ):
+    if not future.cancelled() and isinstance(future.exception(), SystemExit | KeyboardInterrupt):
         return  # run_forever() has been left already: a stop() would end its next run
     futures._get_loop(future).stop()  # type: ignore[attr-defined]
 
@@ -185,6 +183,7 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
                 f"asynchronous generator {agen!r} was scheduled after "
                 f"loop.shutdown_asyncgens() call",
                 ResourceWarning,
+                stacklevel=1,  # the frame above is the generator's
                 source=self,
             )
         self._asyncgens.add(agen)
@@ -299,7 +298,7 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
 
     # ---- names and addresses ----
 
-    async def getaddrinfo(  # type: ignore[override]
+    async def getaddrinfo(
         self,
         host: bytes | str | None,
         port: bytes | str | int | None,
@@ -323,9 +322,7 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
         ):
             self._check_closed()
             return resolve(host, port, family, type, proto, flags)
-        return await self.run_in_executor(
-            None, resolve, host, port, family, type, proto, flags
-        )
+        return await self.run_in_executor(None, resolve, host, port, family, type, proto, flags)
 
     def _getaddrinfo_debug(
         self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
@@ -430,7 +427,7 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
 
     def _call_custom_handler(self, handler: ExceptionHandler, context: ContextDict) -> None:
         """Calls it in the contextvars context of the task, future or handle concerned."""
-        thing = None
+        thing: Any = None
         for key in ("task", "future", "handle"):
             thing = context.get(key)
             if thing is not None:
