@@ -81,9 +81,10 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
 
     if TYPE_CHECKING:  # what the C type brings
         slow_callback_duration: float
-        _thread_id: int | None
         _current_handle: asyncio.Handle | None
 
+        @property
+        def _thread_id(self) -> int | None: ...
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
     else:
