@@ -98,4 +98,25 @@ typedef struct {
     HL_BASE_HANDLE_FIELDS
 } hl_base_handle;
 
+/* The context that is current in this thread, borrowed; NULL when none has been needed. */
+static inline PyObject *
+hl_context_borrow(void)
+{
+    return PyThreadState_Get()->context;
+}
+
+/* Where a socket.socket keeps its descriptor (-1 once it is closed): right behind the
+ * object's head, and after it the family.  NULL when `sock`, whose descriptor is fd, does
+ * not look like that. */
+static inline const int *
+hl_socket_fd(PyObject *sock, int fd, int family)
+{
+    struct layout {
+        PyObject_HEAD
+        int fd, family;
+    } *s = (struct layout *)sock;
+    bool big = Py_TYPE(sock)->tp_basicsize >= (Py_ssize_t)sizeof(*s);
+    return big && s->fd == fd && s->family == family ? &s->fd : NULL;
+}
+
 #endif

@@ -12,33 +12,59 @@
 /* st->s_NAME is the interned string "NAME".  Keep the list sorted. */
 #define HL_NAMES(X)                                                                    \
     X(_asyncio_future_blocking)                                                        \
+    X(_attach)                                                                         \
+    X(_call_connection_lost)                                                           \
+    X(_detach)                                                                         \
     X(_enter_run)                                                                      \
     X(_leave_run)                                                                      \
     X(_loop)                                                                           \
     X(_source_traceback)                                                               \
+    X(_start)                                                                          \
     X(add_done_callback)                                                               \
+    X(buffer_updated)                                                                  \
     X(call_exception_handler)                                                          \
+    X(call_later)                                                                      \
     X(call_soon)                                                                       \
     X(cancel)                                                                          \
+    X(connection_lost)                                                                 \
+    X(connection_made)                                                                 \
     X(context)                                                                         \
     X(create_future)                                                                   \
     X(create_task)                                                                     \
+    X(data_received)                                                                   \
+    X(debug)                                                                           \
     X(default_exception_handler)                                                       \
+    X(eof_received)                                                                    \
     X(exception)                                                                       \
+    X(family)                                                                          \
+    X(fileno)                                                                          \
     X(future)                                                                          \
+    X(get_buffer)                                                                      \
     X(get_debug)                                                                       \
     X(get_loop)                                                                        \
+    X(getpeername)                                                                     \
+    X(getsockname)                                                                     \
     X(handle)                                                                          \
     X(is_running)                                                                      \
     X(loop)                                                                            \
     X(message)                                                                         \
     X(msg)                                                                             \
+    X(pause_writing)                                                                   \
+    X(peername)                                                                        \
+    X(proto)                                                                           \
+    X(protocol)                                                                        \
     X(result)                                                                          \
+    X(resume_writing)                                                                  \
     X(set_name)                                                                        \
+    X(socket)                                                                          \
+    X(sockname)                                                                        \
     X(source_traceback)                                                                \
     X(task)                                                                            \
     X(throw)                                                                           \
-    X(time)
+    X(time)                                                                            \
+    X(transport)                                                                       \
+    X(type)                                                                            \
+    X(warning)
 
 /* st->t_NAME is a heap type of ours (NULL until its layer's exec made it). */
 #define HL_TYPES(X)                                                                    \
@@ -73,6 +99,12 @@
     X(swap_current_task, "asyncio.tasks", "_swap_current_task")                        \
     X(register_eager_task, "asyncio.tasks", "_register_eager_task")                    \
     X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task")                \
+    X(Transport, "asyncio.transports", "Transport")                                    \
+    X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
+    X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
+    X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
+    X(logger, "asyncio.log", "logger")                                                 \
+    X(socket, "socket", "socket")                                                      \
     X(LoopBase, "hotloop._base", "LoopBase")
 
 #define HL_FREE_MAX 256 /* objects kept per free list */

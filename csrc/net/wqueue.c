@@ -1,0 +1,126 @@
+/* The write queue: an array that is consumed from its head. */
+#include "net/wqueue.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+void
+hl_wqueue_init(hl_wqueue *q)
+{
+    q->v = q->inl;
+    q->head = q->len = q->bytes = 0;
+    q->cap = HL_WQUEUE_INLINE;
+}
+
+void
+hl_wqueue_clear(hl_wqueue *q)
+{
+    for (size_t i = 0; i < q->len; i++) {
+        Py_DECREF(q->v[q->head + i].owner);
+    }
+    if (q->v != q->inl) {
+        PyMem_Free(q->v);
+    }
+    hl_wqueue_init(q);
+}
+
+/* Makes room behind the last chunk: 0 or -1. */
+static int
+make_room(hl_wqueue *q)
+{
+    if (q->head > q->cap / 2) { /* worth moving: at least half of it is free */
+        memmove(q->v, q->v + q->head, q->len * sizeof(hl_chunk));
+        q->head = 0;
+        return 0;
+    }
+    hl_chunk *v = PyMem_New(hl_chunk, q->cap * 2);
+    if (v == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(v, q->v + q->head, q->len * sizeof(hl_chunk));
+    if (q->v != q->inl) {
+        PyMem_Free(q->v);
+    }
+    q->v = v;
+    q->head = 0;
+    q->cap *= 2;
+    return 0;
+}
+
+int
+hl_wqueue_push(hl_wqueue *q, PyObject *owner, const char *ptr, size_t len)
+{
+    assert(PyBytes_CheckExact(owner) && len > 0);
+    if (HL_UNLIKELY(q->head + q->len == q->cap) && make_room(q) < 0) {
+        Py_DECREF(owner);
+        return -1;
+    }
+    q->v[q->head + q->len++] = (hl_chunk){owner, ptr, len};
+    q->bytes += len;
+    return 0;
+}
+
+/* Takes n bytes off the front. */
+static void
+consume(hl_wqueue *q, size_t n)
+{
+    assert(n <= q->bytes);
+    q->bytes -= n;
+    while (n > 0) {
+        hl_chunk *c = &q->v[q->head];
+        if (n < c->len) {
+            c->ptr += n;
+            c->len -= n;
+            return;
+        }
+        n -= c->len;
+        q->head++;
+        q->len--;
+        Py_DECREF(c->owner);
+    }
+    if (q->len == 0) {
+        hl_wqueue_clear(q); /* a queue that grew gives its memory back */
+    }
+}
+
+/* One system call: the number of bytes that left, or -errno. */
+static ssize_t
+send_some(hl_wqueue *q, int fd, size_t *tried)
+{
+    ssize_t n;
+    hl_chunk *c = q->v + q->head;
+    if (q->len == 1) {
+        *tried = c->len;
+        n = send(fd, c->ptr, c->len, MSG_NOSIGNAL);
+    }
+    else {
+        struct iovec iov[HL_WQUEUE_IOV];
+        size_t count = q->len < HL_WQUEUE_IOV ? q->len : HL_WQUEUE_IOV;
+        *tried = 0;
+        for (size_t i = 0; i < count; i++) {
+            iov[i] = (struct iovec){(void *)c[i].ptr, c[i].len};
+            *tried += c[i].len;
+        }
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+        n = sendmsg(fd, &msg, MSG_NOSIGNAL);
+    }
+    return n < 0 ? -errno : n;
+}
+
+int
+hl_wqueue_send(hl_wqueue *q, int fd)
+{
+    while (q->len > 0) {
+        size_t tried;
+        ssize_t n = send_some(q, fd, &tried);
+        if (n < 0) {
+            return n == -EINTR || n == -EWOULDBLOCK ? -EAGAIN : (int)n;
+        }
+        consume(q, (size_t)n);
+        if ((size_t)n < tried) {
+            return -EAGAIN; /* the socket's buffer is full: the next call would say so */
+        }
+    }
+    return 0;
+}
