@@ -36,6 +36,9 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 
+need_compiler = command -v $(CC) >/dev/null || \
+    { echo "hotloop: no C compiler: '$(CC)' is not on PATH (install gcc or clang, or set CC)" >&2; exit 1; }
+
 # ---- set-up, each step once --------------------------------------------------------------
 
 READY := $(VENV)/.ready
@@ -49,15 +52,15 @@ help:
 	@sed -n '/^# *make /s/^# */  /p' Makefile
 
 $(READY): pyproject.toml
+	@$(need_compiler)
 	@python=$$(tools/find-python $(PY)) && \
-	    { command -v $(CC) >/dev/null || \
-	      { echo "hotloop: no C compiler: '$(CC)' is not on PATH (install gcc or clang, or set CC)" >&2; exit 1; }; } && \
 	    echo "hotloop: making $(VENV) with $$("$$python" --version)" && \
 	    "$$python" -m venv $(VENV)
 	@$(PIP) install --upgrade "setuptools>=77"
 	@touch $@
 
 $(INSTALLED): $(READY) $(SOURCES)
+	@$(need_compiler)
 	@echo "hotloop: building and installing into $(VENV)"
 	@rm -rf build/lib*
 	@$(PIP) install --no-build-isolation '.[test]'

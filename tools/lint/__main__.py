@@ -46,7 +46,7 @@ def mypy() -> bool:
 
 
 def clang_format() -> bool:
-    command = [BIN / "clang-format", "--dry-run", "-Werror", *c_files("csrc", "tests/c")]
+    command = [str(BIN / "clang-format"), "--dry-run", "-Werror", *c_files("csrc", "tests/c")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     named = {line.partition(":")[0] for line in done.stderr.splitlines()}
     for name in sorted(named.intersection(c_files("csrc", "tests/c"))):

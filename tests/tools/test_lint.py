@@ -1,0 +1,81 @@
+"""The lint's own checks find what they are there to find."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+LINT = Path(__file__).resolve().parents[2] / "tools" / "lint"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"lint_{name}", LINT / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def layering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load("layering")
+    monkeypatch.setattr(module, "CSRC", tmp_path)
+    for layer in ("core", "py", "sched", "loop", "net", "proc"):
+        (tmp_path / layer).mkdir()
+        (tmp_path / layer / "a.h").write_text("")
+    return module
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("core/x.c", "#include <Python.h>"),
+        ("core/x.c", '#include "py/a.h"'),
+        ("sched/x.c", '#include "loop/a.h"'),
+        ("net/x.c", '# include "proc/a.h"'),
+        ("proc/x.c", '#include "net/a.h"'),
+        ("loop/x.c", '#include "a.h"'),  # the layer has to be named
+        ("loop/x.c", "#if PY_VERSION_HEX > 0"),
+        ("other/x.c", ""),
+    ],
+)
+def test_layering_refuses(layering: ModuleType, path: str, line: str) -> None:
+    file = layering.CSRC / path
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(line + "\n")
+    assert len(layering.faults_of(Path(path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("core/x.c", "#include <errno.h>"),
+        ("py/pycompat.h", "#if PY_VERSION_HEX > 0"),
+        ("net/x.c", '#include "core/a.h"'),
+        ("module.c", '#include "proc/a.h"'),
+    ],
+)
+def test_layering_allows(layering: ModuleType, path: str, line: str) -> None:
+    (layering.CSRC / path).write_text(line + "\n")
+    assert layering.faults_of(Path(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("fine\n", 0),
+        ("/ro" "ot/here\n", 1),
+        ("https://py" "pi.org\n", 1),
+        ("blank \n", 1),
+        ("x\n" * 1501, 1),
+        ("x" * 89 + "\n", 1),
+    ],
+)
+def test_text(tmp_path: Path, text: str, faults: int) -> None:
+    file = tmp_path / "x.c"
+    file.write_text(text)
+    assert len(load("text").faults_of(file)) == faults
