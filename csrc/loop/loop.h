@@ -18,8 +18,10 @@ typedef struct {
     hl_poll *poll;     /* owned; NULL once closed */
     hl_fdtab fds;      /* the loop owns the entries' objects */
     hl_wake wake;
-    int signal_rfd, signal_wfd; /* socket pair behind the wakeup fd; -1: none */
-    int old_wakeup_fd;          /* what signals.c chains to and restores; -1: none */
+    PyObject *fileobjs; /* owned dict or NULL: what watched descriptors were named by */
+    int signal_rfd;     /* the end of st->sig that this loop watches; -1: none */
+    uint8_t signals;    /* HL_SIG_... flags of signals.c */
+    hl_fdid signal_old; /* for hl_signals_leave() */
     unsigned long thread_id;    /* of the running thread; 0: not running */
     bool closed, stopping;
     bool time_overridden;      /* a subclass or an instance has a time() of its own */

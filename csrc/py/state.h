@@ -8,6 +8,7 @@
 #include "py/pycompat.h"
 
 #include "core/list.h"
+#include "core/sigpair.h"
 
 /* st->s_NAME is the interned string "NAME".  Keep the list sorted. */
 #define HL_NAMES(X)                                                                    \
@@ -18,6 +19,7 @@
     X(_enter_run)                                                                      \
     X(_leave_run)                                                                      \
     X(_loop)                                                                           \
+    X(_process_signals)                                                                \
     X(_source_traceback)                                                               \
     X(_start)                                                                          \
     X(add_done_callback)                                                               \
@@ -64,6 +66,7 @@
     X(time)                                                                            \
     X(transport)                                                                       \
     X(type)                                                                            \
+    X(warn_on_full_buffer)                                                             \
     X(warning)
 
 /* st->t_NAME is a heap type of ours (NULL until its layer's exec made it). */
@@ -94,6 +97,7 @@
     X(extract_stack, "asyncio.format_helpers", "extract_stack")                        \
     X(get_event_loop, "asyncio.events", "get_event_loop")                              \
     X(set_running_loop, "asyncio.events", "_set_running_loop")                         \
+    X(set_wakeup_fd, "signal", "set_wakeup_fd")                                        \
     X(enter_task, "asyncio.tasks", "_enter_task")                                      \
     X(leave_task, "asyncio.tasks", "_leave_task")                                      \
     X(swap_current_task, "asyncio.tasks", "_swap_current_task")                        \
@@ -130,6 +134,7 @@ typedef struct hl_state {
     PyObject *coro_types;    /* set of types that asyncio.iscoroutine() has accepted */
     uint64_t task_counter;   /* last number given to an unnamed task */
     hl_node tasks;           /* our unfinished tasks; owns nothing */
+    hl_sigpair sig;          /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_futures, free_tasks, free_iters;
 } hl_state;
 

@@ -1,0 +1,72 @@
+/* The pipe behind Python's signal wakeup fd. */
+#include "core/sigpair.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int
+hl_sigpair_open(hl_sigpair *p)
+{
+    int fds[2];
+    if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    memset(p, 0, sizeof(*p));
+    p->rfd = fds[0];
+    p->wfd = fds[1];
+    p->old.fd = -1;
+    p->pid = getpid();
+    return 0;
+}
+
+void
+hl_sigpair_close(hl_sigpair *p)
+{
+    close(p->rfd);
+    close(p->wfd);
+    memset(p, 0, sizeof(*p));
+}
+
+size_t
+hl_sigpair_read(const hl_sigpair *p, unsigned char *buf, size_t cap)
+{
+    ssize_t n;
+    do {
+        n = read(p->rfd, buf, cap);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? 0 : (size_t)n;
+}
+
+hl_fdid
+hl_fdid_of(int fd)
+{
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return (hl_fdid){.fd = -1};
+    }
+    return (hl_fdid){fd, st.st_dev, st.st_ino};
+}
+
+bool
+hl_fdid_valid(hl_fdid id)
+{
+    if (id.fd < 0) {
+        return false;
+    }
+    hl_fdid now = hl_fdid_of(id.fd);
+    return now.fd == id.fd && now.dev == id.dev && now.ino == id.ino;
+}
+
+void
+hl_fdid_forward(hl_fdid id, const unsigned char *buf, size_t n)
+{
+    if (hl_fdid_valid(id)) {
+        ssize_t rc;
+        do {
+            rc = write(id.fd, buf, n);
+        } while (rc < 0 && errno == EINTR);
+        /* Full or closed at its other end: the interpreter would have lost it too. */
+    }
+}

@@ -1,0 +1,563 @@
+/* Descriptors: add_reader() and its relatives, and what transports watch.
+ *
+ * The loop owns one reference to the object of every side that is set in self->fds, and
+ * one to every file object that a descriptor was named by.  A reference is moved out of
+ * the table before it is dropped: dropping it, or cancelling a handle, can run Python
+ * code that watches and unwatches as it likes.  All of this belongs to the thread that
+ * runs the loop. */
+#include "loop/loop.h"
+
+#include <limits.h>
+
+static inline PyObject *
+entry_object(hl_entry e)
+{
+    return (PyObject *)(e.tagged & ~HL_KIND_MASK);
+}
+
+static inline int
+entry_kind(hl_entry e)
+{
+    return (int)(e.tagged & HL_KIND_MASK);
+}
+
+static inline int
+side_index(uint32_t side)
+{
+    assert(side == HL_READ || side == HL_WRITE);
+    return (int)(side >> 1);
+}
+
+/* Gives up what stood in the table; a handle is cancelled, so that an event which is
+ * queued already does not run it.  May run Python code.  0 or -1. */
+static int
+release_entry(hl_entry e)
+{
+    PyObject *obj = entry_object(e);
+    if (obj == NULL) {
+        return 0;
+    }
+    int rc = entry_kind(e) == HL_KIND_HANDLE ? hl_handle_cancel(obj) : 0;
+    Py_DECREF(obj);
+    return rc;
+}
+
+static HL_COLD int
+raise_watch_error(LoopObject *self, int fd, int rc)
+{
+    const hl_poll_ops *ops = self->poll->ops;
+    if (rc == -EINVAL && fd >= ops->max_fd) {
+        PyErr_Format(PyExc_ValueError,
+                     "file descriptor %d is out of range for the %s backend: "
+                     "it can watch those below %d",
+                     fd, ops->name, ops->max_fd);
+        return -1;
+    }
+    return hl_raise_int(rc);
+}
+
+static int
+set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void *arg)
+{
+    if (hl_loop_check_closed(self) < 0) {
+        return -1;
+    }
+    hl_entry old, on = {(uintptr_t)obj | (uintptr_t)kind, arg};
+    int rc = hl_fdtab_set(&self->fds, self->poll, fd, side, on, &old);
+    if (rc < 0) {
+        return raise_watch_error(self, fd, rc);
+    }
+    Py_INCREF(obj);
+    return release_entry(old);
+}
+
+/* ---- file objects ---- */
+
+/* asyncio keeps the object that a descriptor was named by: it stays open as long as it
+ * is watched, and can be unwatched after it was closed. */
+static int
+remember_fileobj(LoopObject *self, int fd, PyObject *fileobj)
+{
+    if (self->fileobjs == NULL) {
+        if (PyLong_Check(fileobj)) {
+            return 0;
+        }
+        self->fileobjs = PyDict_New();
+        if (self->fileobjs == NULL) {
+            return -1;
+        }
+    }
+    PyObject *key = PyLong_FromLong(fd);
+    if (key == NULL) {
+        return -1;
+    }
+    PyObject *dict = Py_NewRef(self->fileobjs); /* replacing may run Python code */
+    int rc = 0;
+    if (!PyLong_Check(fileobj)) {
+        rc = PyDict_SetItem(dict, key, fileobj);
+    }
+    else if (PyDict_DelItem(dict, key) < 0) {
+        PyErr_Clear(); /* was not there */
+    }
+    Py_DECREF(dict);
+    Py_DECREF(key);
+    return rc;
+}
+
+/* Once neither side of fd is watched.  Keeps a set exception; may run Python code. */
+static void
+forget_fileobj(LoopObject *self, int fd)
+{
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    if (HL_LIKELY(self->fileobjs == NULL) || PyDict_GET_SIZE(self->fileobjs) == 0 ||
+        (w != NULL && (w->on[0].tagged || w->on[1].tagged))) {
+        return;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *key = PyLong_FromLong(fd);
+    PyObject *dict = Py_NewRef(self->fileobjs);
+    if (key == NULL || PyDict_DelItem(dict, key) < 0) {
+        PyErr_Clear();
+    }
+    Py_DECREF(dict);
+    Py_XDECREF(key);
+    PyErr_SetRaisedException(exc);
+}
+
+/* The descriptor that this very object, closed since, is remembered under, or -1. */
+static int
+find_fileobj(LoopObject *self, PyObject *fileobj)
+{
+    PyObject *key, *value;
+    Py_ssize_t pos = 0;
+    if (self->fileobjs != NULL) {
+        while (PyDict_Next(self->fileobjs, &pos, &key, &value)) {
+            if (value == fileobj) {
+                return (int)PyLong_AsLong(key);
+            }
+        }
+    }
+    return -1;
+}
+
+static int
+int_to_fd(PyObject *num, int *fd)
+{
+    int overflow;
+    long v = PyLong_AsLongAndOverflow(num, &overflow);
+    if (v == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (overflow > 0 || v > INT_MAX) {
+        PyErr_Format(PyExc_OverflowError, "file descriptor %R is too large", num);
+        return -1;
+    }
+    *fd = overflow < 0 || v < 0 ? -1 : (int)v;
+    return 0;
+}
+
+/* The number of fileobj, -1 for a negative one; calls fileno().  0, or -1 with
+ * asyncio's ValueError. */
+static int
+number_of(PyObject *fileobj, int *fd)
+{
+    if (HL_LIKELY(PyLong_Check(fileobj))) {
+        return int_to_fd(fileobj, fd);
+    }
+    PyObject *res = PyObject_CallMethod(fileobj, "fileno", NULL);
+    PyObject *num = res == NULL ? NULL : PyNumber_Long(res);
+    Py_XDECREF(res);
+    if (num == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError) ||
+            PyErr_ExceptionMatches(PyExc_TypeError) ||
+            PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", fileobj);
+        }
+        return -1;
+    }
+    int rc = int_to_fd(num, fd);
+    Py_DECREF(num);
+    return rc;
+}
+
+static HL_COLD int
+raise_invalid_fd(PyObject *fileobj)
+{
+    if (PyLong_Check(fileobj)) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", fileobj);
+    }
+    else {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: -1 (closed: %R)",
+                     fileobj);
+    }
+    return -1;
+}
+
+int
+hl_fd_of(PyObject *fileobj)
+{
+    int fd;
+    if (number_of(fileobj, &fd) < 0) {
+        return -1;
+    }
+    return fd < 0 ? raise_invalid_fd(fileobj) : fd;
+}
+
+/* ---- for transports ---- */
+
+int
+hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_cont_fn fn)
+{
+    return set_side(self, fd, side, obj, HL_KIND_CONT, (void *)fn);
+}
+
+/* Clears a side and gives its entry to the caller; false when nothing was there. */
+static bool
+take_side(LoopObject *self, int fd, uint32_t side, hl_entry *old)
+{
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    if (w == NULL || !w->on[side_index(side)].tagged) {
+        return false;
+    }
+    hl_fdtab_clear(&self->fds, self->poll, fd, side, old);
+    return true;
+}
+
+void
+hl_loop_unwatch(LoopObject *self, int fd, uint32_t side)
+{
+    hl_entry old;
+    if (!take_side(self, fd, side, &old)) {
+        return;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    if (release_entry(old) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    PyErr_SetRaisedException(exc);
+    forget_fileobj(self, fd);
+}
+
+/* What add_reader() left behind belongs to an earlier use of the number, or could not
+ * be taken back by remove_reader() any more. */
+static void
+drop_handles(LoopObject *self, int fd)
+{
+    for (uint32_t side = HL_READ; side <= HL_WRITE; side <<= 1) {
+        hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+        hl_entry e = w->on[side_index(side)];
+        if (e.tagged && entry_kind(e) == HL_KIND_HANDLE) {
+            hl_loop_unwatch(self, fd, side);
+        }
+    }
+}
+
+int
+hl_loop_own_fd(LoopObject *self, int fd)
+{
+    hl_watch *w;
+    int rc = hl_fdtab_get(&self->fds, fd, &w);
+    if (rc < 0) {
+        return hl_raise_int(rc);
+    }
+    w->transport = 1;
+    drop_handles(self, fd);
+    return 0;
+}
+
+void
+hl_loop_disown_fd(LoopObject *self, int fd)
+{
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    if (w == NULL || !w->transport) {
+        return;
+    }
+    w->transport = 0;
+    if (w->want == 0) {
+        w->gen++; /* else the poller would still report the old one */
+    }
+}
+
+static int
+check_free(LoopObject *self, int fd, PyObject *fileobj)
+{
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    if (HL_LIKELY(w == NULL || !w->transport)) {
+        return 0;
+    }
+    PyObject *owner = entry_object(w->on[0].tagged ? w->on[0] : w->on[1]);
+    if (owner == NULL) {
+        PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport",
+                     fileobj);
+        return -1;
+    }
+    Py_INCREF(owner); /* its repr may run Python code */
+    PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R",
+                 fileobj, owner);
+    Py_DECREF(owner);
+    return -1;
+}
+
+int
+hl_loop_check_fd_free(LoopObject *self, int fd)
+{
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    if (HL_LIKELY(w == NULL || !w->transport)) {
+        return 0;
+    }
+    PyObject *num = PyLong_FromLong(fd);
+    if (num != NULL) {
+        check_free(self, fd, num);
+        Py_DECREF(num);
+    }
+    return -1;
+}
+
+/* ---- for run.c and loop.c ---- */
+
+int
+hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
+{
+    for (int i = 0; i < 2 * n; i++) {
+        const hl_fired *f = &fired[i / 2];
+        uint32_t side = i % 2 ? HL_WRITE : HL_READ; /* the reader first, as asyncio */
+        /* Looked up for each side: dropping a cancelled handle runs Python code. */
+        hl_watch *w = hl_fdtab_peek(&self->fds, f->fd);
+        if (w == NULL || w->gen != f->gen || !(f->events & side)) {
+            continue;
+        }
+        hl_entry e = w->on[side_index(side)];
+        PyObject *obj = entry_object(e);
+        if (obj == NULL) {
+            continue;
+        }
+        if (entry_kind(e) == HL_KIND_HANDLE && hl_handle_cancelled(obj)) {
+            hl_loop_unwatch(self, f->fd, side);
+            continue;
+        }
+        if (hl_sched_push(&self->sched, entry_kind(e), obj, e.arg) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* The poller is not told: it is closed next, and after a fork its kernel set is shared
+ * with the parent's loop, which goes on using it. */
+void
+hl_watch_clear(LoopObject *self)
+{
+    for (int fd = 0; fd < self->fds.cap; fd++) {
+        hl_watch *w = &self->fds.v[fd];
+        hl_entry old[2] = {w->on[0], w->on[1]};
+        w->transport = 0;
+        if (!old[0].tagged && !old[1].tagged) {
+            continue;
+        }
+        w->on[0] = w->on[1] = (hl_entry){0, NULL};
+        w->want = 0;
+        w->gen++;
+        self->fds.used--;
+        Py_XDECREF(entry_object(old[0]));
+        Py_XDECREF(entry_object(old[1]));
+    }
+    Py_CLEAR(self->fileobjs);
+}
+
+int
+hl_watch_traverse(LoopObject *self, visitproc visit, void *arg)
+{
+    for (int fd = 0; fd < self->fds.cap; fd++) {
+        Py_VISIT(entry_object(self->fds.v[fd].on[0]));
+        Py_VISIT(entry_object(self->fds.v[fd].on[1]));
+    }
+    Py_VISIT(self->fileobjs);
+    return 0;
+}
+
+/* ---- Python methods ---- */
+
+static const char *const parameters[] = {"fd", "callback"};
+
+/* The first `need` parameters, by position or, as asyncio takes them, by name. */
+static int
+parse(const char *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+      PyObject **out, Py_ssize_t need)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < need; i++) {
+        out[i] = i < nargs ? args[i] : NULL;
+    }
+    for (Py_ssize_t k = 0; k < nkw; k++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
+        Py_ssize_t i = 0;
+        while (i < need && PyUnicode_CompareWithASCIIString(name, parameters[i]) != 0) {
+            i++;
+        }
+        if (i == need || out[i] != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         i == need ? "%s() got an unexpected keyword argument '%U'"
+                                   : "%s() got multiple values for argument '%U'",
+                         method, name);
+            return -1;
+        }
+        out[i] = args[nargs + k];
+    }
+    for (Py_ssize_t i = 0; i < need; i++) {
+        if (out[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() missing the argument '%s'", method,
+                         parameters[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Makes the handle and puts it on its side.  Returns the handle. */
+static PyObject *
+add(LoopObject *self, const char *method, uint32_t side, bool checked,
+    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *in[2];
+    int fd;
+    if (parse(method, args, nargs, kwnames, in, 2) < 0 || number_of(in[0], &fd) < 0 ||
+        (checked && check_free(self, fd, in[0]) < 0) ||
+        hl_loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    if (fd < 0) {
+        raise_invalid_fd(in[0]);
+        return NULL;
+    }
+    Py_ssize_t rest = nargs > 2 ? nargs - 2 : 0;
+    PyObject *handle =
+        hl_handle_new(&self->sched, (PyObject *)self, in[1], args + 2, rest, NULL);
+    if (handle == NULL) {
+        return NULL;
+    }
+    if (set_side(self, fd, side, handle, HL_KIND_HANDLE, NULL) < 0 ||
+        remember_fileobj(self, fd, in[0]) < 0) {
+        Py_DECREF(handle);
+        return NULL;
+    }
+    return handle;
+}
+
+static PyObject *
+drop(LoopObject *self, const char *method, uint32_t side, bool checked,
+     PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *fileobj;
+    int fd;
+    if (nargs > 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes one argument (%zd given)", method,
+                     nargs);
+        return NULL;
+    }
+    if (parse(method, args, nargs, kwnames, &fileobj, 1) < 0) {
+        return NULL;
+    }
+    if (number_of(fileobj, &fd) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return NULL;
+        }
+        PyErr_Clear(); /* no such descriptor, so it is not watched */
+        Py_RETURN_FALSE;
+    }
+    if (checked && check_free(self, fd, fileobj) < 0) {
+        return NULL;
+    }
+    if (self->closed) {
+        Py_RETURN_FALSE;
+    }
+    if (fd < 0 && (fd = find_fileobj(self, fileobj)) < 0) {
+        raise_invalid_fd(fileobj);
+        return NULL;
+    }
+    hl_entry old;
+    if (!take_side(self, fd, side, &old)) {
+        Py_RETURN_FALSE;
+    }
+    int rc = release_entry(old);
+    forget_fileobj(self, fd);
+    return rc < 0 ? NULL : Py_NewRef(Py_True);
+}
+
+#define HL_ADD(method, side, checked, result)                                          \
+    static PyObject *Loop_##method(PyObject *op, PyObject *const *args,                \
+                                   Py_ssize_t nargs, PyObject *kwnames)                \
+    {                                                                                  \
+        PyObject *handle =                                                             \
+            add((LoopObject *)op, #method, side, checked, args, nargs, kwnames);       \
+        result;                                                                        \
+    }
+#define HL_DROP(method, side, checked)                                                 \
+    static PyObject *Loop_##method(PyObject *op, PyObject *const *args,                \
+                                   Py_ssize_t nargs, PyObject *kwnames)                \
+    {                                                                                  \
+        return drop((LoopObject *)op, #method, side, checked, args, nargs, kwnames);   \
+    }
+
+static PyObject *
+none_for(PyObject *handle)
+{
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_DECREF(handle);
+    Py_RETURN_NONE;
+}
+
+HL_ADD(add_reader, HL_READ, true, return none_for(handle))
+HL_ADD(add_writer, HL_WRITE, true, return none_for(handle))
+HL_ADD(_add_reader, HL_READ, false, return handle)
+HL_ADD(_add_writer, HL_WRITE, false, return handle)
+HL_DROP(remove_reader, HL_READ, true)
+HL_DROP(remove_writer, HL_WRITE, true)
+HL_DROP(_remove_reader, HL_READ, false)
+HL_DROP(_remove_writer, HL_WRITE, false)
+
+static PyObject *
+Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
+{
+    int fd;
+    if (number_of(fileobj, &fd) < 0 || check_free((LoopObject *)op, fd, fileobj) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+#define HL_METHOD(name, doc)                                                           \
+    {                                                                                  \
+#name, (PyCFunction)(void (*)(void))Loop_##name,                               \
+            METH_FASTCALL | METH_KEYWORDS, doc                                         \
+    }
+
+PyMethodDef hl_watch_methods[] = {
+    HL_METHOD(
+        add_reader,
+        "add_reader($self, fd, callback, /, *args)\n--\n\n"
+        "Call callback(*args) whenever fd can be read from.  Takes the place of a\n"
+        "reader that fd has already."),
+    HL_METHOD(
+        add_writer,
+        "add_writer($self, fd, callback, /, *args)\n--\n\n"
+        "Call callback(*args) whenever fd can be written to.  Takes the place of\n"
+        "a writer that fd has already."),
+    HL_METHOD(remove_reader, "remove_reader($self, fd)\n--\n\n"
+                             "Stop watching fd for reading; was it watched?"),
+    HL_METHOD(remove_writer, "remove_writer($self, fd)\n--\n\n"
+                             "Stop watching fd for writing; was it watched?"),
+    HL_METHOD(_add_reader, "add_reader() that returns the handle and does not ask "
+                           "whether a transport uses fd."),
+    HL_METHOD(_add_writer, "add_writer() that returns the handle and does not ask "
+                           "whether a transport uses fd."),
+    HL_METHOD(_remove_reader, "remove_reader() that does not ask whether a transport "
+                              "uses fd."),
+    HL_METHOD(_remove_writer, "remove_writer() that does not ask whether a transport "
+                              "uses fd."),
+    {"_ensure_fd_no_transport", Loop_ensure_fd_no_transport, METH_O,
+     "RuntimeError when a transport uses the descriptor."},
+    {NULL, NULL, 0, NULL},
+};
