@@ -6,8 +6,9 @@
 
 #define ARITY 4
 #define FIRST_CAP 64
-#define SHRINK_ABOVE 4096 /* below this many slots the memory is not worth a realloc   \
-                           */
+#define SHRINK_ABOVE                                                                   \
+    4096 /* below this many slots the memory is not worth a realloc                    \
+          */
 
 static inline bool
 before(const hl_heap_slot *a, const hl_heap_slot *b)

@@ -86,15 +86,18 @@ select_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
 }
 
 /* A closed descriptor makes every select() fail.  epoll forgets it silently, so do we.
- */
-static HL_COLD void
+ * Were there any? */
+static HL_COLD bool
 drop_closed(select_poll *p)
 {
+    bool any = false;
     for (int fd = p->top - 1; fd >= 0; fd--) {
         if (is_watched(p, fd) && !is_open(fd)) {
             set_sides(p, fd, 0);
+            any = true;
         }
     }
+    return any;
 }
 
 /* Reports from fd `from` up to `to`; *left counts the bits not yet seen. */
@@ -146,16 +149,23 @@ select_await(hl_poll *base, hl_fired *out, int cap, int64_t timeout_ns)
         ts.tv_nsec = (long)(timeout_ns % 1000000000);
     }
     assert(cap > 0);
-    fd_set r = p->read, w = p->write;
-    int n = pselect(p->top, &r, &w, NULL, timeout_ns < 0 ? NULL : &ts, NULL);
-    if (n >= 0) {
-        return report(p, &r, &w, n, out, cap);
+    for (;;) {
+        fd_set r = p->read,
+               w = p->write; /* select() overwrites them, even if it fails */
+        int n = pselect(p->top, &r, &w, NULL, timeout_ns < 0 ? NULL : &ts, NULL);
+        if (n >= 0) {
+            return report(p, &r, &w, n, out, cap);
+        }
+        if (errno != EBADF) {
+            return -errno;
+        }
+        /* It failed at once, so the timeout is still whole.  When the closed one has
+         * been opened again by another thread meanwhile, the caller's next wait will
+         * do. */
+        if (!drop_closed(p)) {
+            return 0;
+        }
     }
-    if (errno != EBADF) {
-        return -errno;
-    }
-    drop_closed(p);
-    return 0; /* the caller's clock decides how long the next wait is */
 }
 
 static int
