@@ -12,6 +12,8 @@
 
 #include "core/base.h"
 
+#include <string.h>
+
 #if PY_VERSION_HEX < 0x030C0000
 #error "hotloop needs Python 3.12 or later"
 #endif
@@ -20,6 +22,12 @@
 #define PyObject_VisitManagedDict _PyObject_VisitManagedDict
 #define PyObject_ClearManagedDict _PyObject_ClearManagedDict
 #endif
+
+/* From 3.13 on the last uncancel() also takes back a cancellation not yet thrown. */
+#define HL_UNCANCEL_CLEARS_MUST_CANCEL (PY_VERSION_HEX >= 0x030D0000)
+
+/* 3.12 refuses StopIteration in set_exception(), later versions wrap it. */
+#define HL_STOP_ITERATION_REFUSED (PY_VERSION_HEX < 0x030D0000)
 
 /* asyncio's fut_state, by value. */
 enum { HL_PENDING = 0, HL_CANCELLED = 1, HL_FINISHED = 2 };

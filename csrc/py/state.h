@@ -109,7 +109,14 @@
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
     X(logger, "asyncio.log", "logger")                                                 \
     X(socket, "socket", "socket")                                                      \
-    X(LoopBase, "hotloop._base", "LoopBase")
+    X(LoopBase, "hotloop._base", "LoopBase")                                           \
+    X(layout_probe, "hotloop._layout", "probe")                                        \
+    X(handle_failed, "hotloop._report", "handle_failed")                               \
+    X(slow_callback, "hotloop._report", "slow_callback")                               \
+    X(install_registry, "hotloop._registry", "install")                                \
+    X(register_task, "asyncio.tasks", "_register_task")                                \
+    X(unregister_task, "asyncio.tasks", "_unregister_task")                            \
+    X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")
 
 #define HL_FREE_MAX 256 /* objects kept per free list */
 
@@ -132,6 +139,9 @@ typedef struct hl_state {
     PyObject *kw_context;    /* ("context",) */
     PyObject *current_tasks; /* asyncio's {loop: task}, shared with _asyncio; or NULL */
     PyObject *coro_types;    /* set of types that asyncio.iscoroutine() has accepted */
+    PyObject *eager_factory; /* asyncio.eager_task_factory; or NULL */
+    bool native;             /* our Future and Task fit this interpreter */
+    bool tasks_listed;       /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;   /* last number given to an unnamed task */
     hl_node tasks;           /* our unfinished tasks; owns nothing */
     hl_sigpair sig;          /* the process's signal wakeup: loop/signals.c */

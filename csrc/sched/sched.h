@@ -78,6 +78,10 @@ int hl_sched_traverse(hl_sched *s, visitproc visit, void *arg);
 /* Appends an entry.  Takes its own reference to obj; arg is stolen for STEP and WAKE, on
  * failure too.  0, or -1 with MemoryError. */
 int hl_sched_push(hl_sched *s, int kind, PyObject *obj, void *arg);
+/* The same, but steals the reference to obj too. */
+int hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg);
+/* Drops an entry that will not run. */
+void hl_entry_drop(hl_entry e);
 
 /* Have fn(obj) run as soon as the running callback or step returns to C.  0 or -1. */
 int hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn);
@@ -92,6 +96,8 @@ int hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg,
 /* ---- current.c: asyncio's record of the current task ---- */
 /* Makes task current for loop: 0, or -1 (RuntimeError when another one is). */
 int hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task);
+/* The task just stepped is done: whatever its release runs sees no current task. */
+void hl_current_done(hl_sched *s, PyObject *loop);
 /* Clears what we left behind; cheap when there is nothing.  Keeps a set exception. */
 void hl_current_clear(hl_sched *s, PyObject *loop);
 
@@ -130,6 +136,9 @@ int hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *ex
 /* name, context: NULL or None for none; eager: start at once. */
 PyObject *hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
                       PyObject *name, PyObject *context, bool eager);
+/* A callable that wakes the task from the future it is called with: what the fused waiter
+ * of a future looks like from outside. */
+PyObject *hl_task_wakeup(hl_state *st, PyObject *task);
 /* One step or wake-up from the ring; steals exc / fut.  -1: what must propagate. */
 int hl_task_run_step(hl_sched *s, PyObject *task, PyObject *exc);
 int hl_task_run_wake(hl_sched *s, PyObject *task, PyObject *fut);

@@ -1,0 +1,139 @@
+/* The module's state: made once at import, visited and cleared by the collector. */
+#include "py/state.h"
+
+#include "py/compat.h"
+
+#include <string.h>
+
+static PyObject *
+import_attr(const char *module, const char *attr)
+{
+    PyObject *mod = PyImport_ImportModule(module);
+    if (mod == NULL) {
+        return NULL;
+    }
+    PyObject *value = PyObject_GetAttrString(mod, attr);
+    Py_DECREF(mod);
+    return value;
+}
+
+static int
+make_names(hl_state *st)
+{
+#define X(n)                                                                           \
+    if ((st->s_##n = PyUnicode_InternFromString(#n)) == NULL) {                        \
+        return -1;                                                                     \
+    }
+    HL_NAMES(X)
+#undef X
+    return 0;
+}
+
+static int
+make_imports(hl_state *st)
+{
+#define X(n, mod, attr)                                                                \
+    if ((st->i_##n = import_attr(mod, attr)) == NULL) {                                \
+        return -1;                                                                     \
+    }
+    HL_IMPORTS(X)
+#undef X
+    return 0;
+}
+
+/* asyncio keeps {loop: task} in a dictionary up to 3.13 and in the thread state later. */
+static int
+find_current_tasks(hl_state *st)
+{
+    st->current_tasks = import_attr("asyncio.tasks", "_current_tasks");
+    if (st->current_tasks == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    else if (!PyDict_CheckExact(st->current_tasks)) {
+        Py_CLEAR(st->current_tasks);
+    }
+    return 0;
+}
+
+int
+hl_state_init(PyObject *mod, hl_state *st)
+{
+    memset(st, 0, sizeof(*st));
+    st->mod = mod;
+    hl_list_init(&st->tasks);
+    if (make_names(st) < 0 || make_imports(st) < 0 || find_current_tasks(st) < 0) {
+        return -1;
+    }
+    st->kw_context = PyTuple_Pack(1, st->s_context);
+    st->coro_types = PySet_New(NULL);
+    if (st->kw_context == NULL || st->coro_types == NULL) {
+        return -1;
+    }
+    int native = hl_compat_check(st);
+    if (native < 0) {
+        return -1;
+    }
+    st->native = native;
+    return 0;
+}
+
+int
+hl_state_traverse(hl_state *st, visitproc visit, void *arg)
+{
+#define X(n) Py_VISIT(st->t_##n);
+    HL_TYPES(X)
+#undef X
+#define X(n, mod, attr) Py_VISIT(st->i_##n);
+    HL_IMPORTS(X)
+#undef X
+    Py_VISIT(st->current_tasks);
+    Py_VISIT(st->coro_types);
+    Py_VISIT(st->eager_factory);
+    return 0;
+}
+
+static void
+freelist_clear(hl_freelist *list)
+{
+    while (list->n > 0) {
+        PyObject_GC_Del(list->v[--list->n]);
+    }
+}
+
+int
+hl_state_clear(hl_state *st)
+{
+    freelist_clear(&st->free_handles);
+    freelist_clear(&st->free_timers);
+    freelist_clear(&st->free_futures);
+    freelist_clear(&st->free_tasks);
+    freelist_clear(&st->free_iters);
+#define X(n) Py_CLEAR(st->t_##n);
+    HL_TYPES(X)
+#undef X
+#define X(n, mod, attr) Py_CLEAR(st->i_##n);
+    HL_IMPORTS(X)
+#undef X
+#define X(n) Py_CLEAR(st->s_##n);
+    HL_NAMES(X)
+#undef X
+    Py_CLEAR(st->kw_context);
+    Py_CLEAR(st->current_tasks);
+    Py_CLEAR(st->coro_types);
+    Py_CLEAR(st->eager_factory);
+    return 0;
+}
+
+int
+hl_type_add(PyObject *mod, PyTypeObject **slot, PyType_Spec *spec, PyObject *bases)
+{
+    PyObject *type = PyType_FromModuleAndSpec(mod, spec, bases);
+    if (type == NULL) {
+        return -1;
+    }
+    *slot = (PyTypeObject *)type;
+    return PyModule_AddType(mod, *slot);
+}

@@ -1,0 +1,26 @@
+/* Makes the types of this layer; without a known layout asyncio's own stand in. */
+#include "sched/future.h"
+
+static int
+export_base_types(PyObject *mod, hl_state *st)
+{
+    if (PyModule_AddObjectRef(mod, "Future", st->i_BaseFuture) < 0) {
+        return -1;
+    }
+    return PyModule_AddObjectRef(mod, "Task", st->i_BaseTask);
+}
+
+int
+hl_sched_exec(PyObject *mod, hl_state *st)
+{
+    if (hl_handle_exec(mod, st) < 0) {
+        return -1;
+    }
+    if (!st->native) {
+        return export_base_types(mod, st);
+    }
+    if (hl_future_exec(mod, st) < 0 || hl_futiter_exec(mod, st) < 0) {
+        return -1;
+    }
+    return hl_task_exec(mod, st);
+}

@@ -1,0 +1,1011 @@
+/* Future: the outcome, and who is told of it.
+ *
+ * All state lives in the fields of the _asyncio.Future underneath, so that whoever calls
+ * asyncio.Future.result(fut) and the like finds the truth.  A pending future whose first
+ * waiter is one of our tasks, on one of our loops, holds the task itself in callback0:
+ * waking it is one entry on the ready ring. */
+#include "sched/future.h"
+
+/* ---- life ---- */
+
+int
+hl_future_alive(PyObject *op)
+{
+    if (HL_UNLIKELY(AS_FUTURE(op)->loop == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        Py_TYPE(op)->tp_basicsize >= (Py_ssize_t)sizeof(TaskObject)
+                            ? "Task object is not initialized."
+                            : "Future object is not initialized.");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+loop_debug(hl_state *st, PyObject *loop)
+{
+    hl_sched *s = hl_sched_of(loop);
+    if (s != NULL && Py_IS_TYPE(loop, st->t_EventLoop)) {
+        return s->debug;
+    }
+    PyObject *r = PyObject_CallMethodNoArgs(loop, st->s_get_debug);
+    int debug = r == NULL ? -1 : PyObject_IsTrue(r);
+    Py_XDECREF(r);
+    return debug;
+}
+
+/* In debug mode a future remembers where it was made. */
+static int
+note_source(hl_state *st, hl_base_future *f)
+{
+    int debug = loop_debug(st, f->loop);
+    if (HL_LIKELY(debug == 0)) {
+        return 0;
+    }
+    if (debug < 0) {
+        return -1;
+    }
+    /* During finalisation the traceback module may be gone already. */
+    if (Py_IsFinalizing()) {
+        return 0;
+    }
+    PyObject *tb = PyObject_CallNoArgs(st->i_extract_stack);
+    if (tb == NULL) {
+        return -1;
+    }
+    Py_XSETREF(f->source_tb, tb);
+    return 0;
+}
+
+int
+hl_future_init(hl_state *st, PyObject *op, PyObject *loop)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    hl_future_clear_base(op);
+    f->state = HL_PENDING;
+    f->log_tb = 0;
+    f->blocking = 0;
+    if (loop == NULL || loop == Py_None) {
+        loop = PyObject_CallNoArgs(st->i_get_event_loop);
+        if (loop == NULL) {
+            return -1;
+        }
+    }
+    else {
+        Py_INCREF(loop);
+    }
+    Py_XSETREF(f->loop, loop);
+    return note_source(st, f);
+}
+
+static PyObject *
+alloc(hl_state *st)
+{
+    hl_freelist *list = &st->free_futures;
+    if (HL_LIKELY(list->n > 0)) {
+        PyObject *op = PyObject_Init(list->v[--list->n], st->t_Future);
+        PyObject_GC_Track(op);
+        return op;
+    }
+    return st->t_Future->tp_alloc(st->t_Future, 0);
+}
+
+PyObject *
+hl_future_new(hl_state *st, PyObject *loop)
+{
+    if (HL_UNLIKELY(!st->native)) {
+        PyObject *stack[] = {loop};
+        PyObject *names = PyTuple_Pack(1, st->s_loop);
+        PyObject *op = names == NULL
+                           ? NULL
+                           : PyObject_Vectorcall(st->i_BaseFuture, stack, 0, names);
+        Py_XDECREF(names);
+        return op;
+    }
+    PyObject *op = alloc(st);
+    if (op == NULL) {
+        return NULL;
+    }
+    AS_FUTURE(op)->loop = Py_NewRef(loop);
+    if (HL_UNLIKELY(note_source(st, AS_FUTURE(op)) < 0)) {
+        Py_DECREF(op);
+        return NULL;
+    }
+    return op;
+}
+
+int
+hl_future_traverse_base(PyObject *op, visitproc visit, void *arg)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(f->loop);
+    Py_VISIT(f->callback0);
+    Py_VISIT(f->context0);
+    Py_VISIT(f->callbacks);
+    Py_VISIT(f->exception);
+    Py_VISIT(f->exception_tb);
+    Py_VISIT(f->result);
+    Py_VISIT(f->source_tb);
+    Py_VISIT(f->cancel_msg);
+    Py_VISIT(f->cancelled_exc);
+    return hl_future_visit_dict(op, visit, arg);
+}
+
+/* Everything but the instance's dictionary. */
+void
+hl_future_clear_base(PyObject *op)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    Py_CLEAR(f->loop);
+    Py_CLEAR(f->callback0);
+    Py_CLEAR(f->context0);
+    Py_CLEAR(f->callbacks);
+    Py_CLEAR(f->exception);
+    Py_CLEAR(f->exception_tb);
+    Py_CLEAR(f->result);
+    Py_CLEAR(f->source_tb);
+    Py_CLEAR(f->cancel_msg);
+    Py_CLEAR(f->cancelled_exc);
+}
+
+static int
+Future_clear(PyObject *op)
+{
+    hl_future_clear_base(op);
+    hl_future_clear_dict(op);
+    return 0;
+}
+
+static int
+Future_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    return hl_future_traverse_base(op, visit, arg);
+}
+
+/* ---- reports from finalisers ---- */
+
+void
+hl_future_complain(hl_state *st, PyObject *op, PyObject *message, PyObject *key,
+                   PyObject *exc)
+{
+    PyObject *context = PyDict_New();
+    PyObject *tb = AS_FUTURE(op)->source_tb;
+    if (context == NULL || message == NULL ||
+        PyDict_SetItem(context, st->s_message, message) < 0 ||
+        (exc != NULL && PyDict_SetItem(context, st->s_exception, exc) < 0) ||
+        PyDict_SetItem(context, key, op) < 0 ||
+        (tb != NULL && PyDict_SetItem(context, st->s_source_traceback, tb) < 0)) {
+        PyErr_Clear();
+        Py_XDECREF(context);
+        return;
+    }
+    PyObject *handler =
+        PyObject_GetAttr(AS_FUTURE(op)->loop, st->s_call_exception_handler);
+    if (handler != NULL) {
+        PyObject *r = PyObject_CallOneArg(handler, context);
+        if (r == NULL) {
+            PyErr_WriteUnraisable(handler);
+        }
+        Py_XDECREF(r);
+        Py_DECREF(handler);
+    }
+    else {
+        PyErr_WriteUnraisable(op);
+    }
+    Py_DECREF(context);
+}
+
+void
+hl_future_finalize(PyObject *op)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (!f->log_tb) {
+        return;
+    }
+    f->log_tb = 0;
+    hl_state *st = hl_future_state(op);
+    if (st == NULL || st->s_message == NULL || f->loop == NULL) {
+        return; /* the module is gone: nobody is left to tell */
+    }
+    PyObject *saved = PyErr_GetRaisedException();
+    const char *name = strrchr(Py_TYPE(op)->tp_name, '.');
+    PyObject *message = PyUnicode_FromFormat("%s exception was never retrieved",
+                                             name ? name + 1 : Py_TYPE(op)->tp_name);
+    hl_future_complain(st, op, message, st->s_future, f->exception);
+    Py_XDECREF(message);
+    PyErr_SetRaisedException(saved);
+}
+
+static void
+Future_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    hl_state *st = hl_future_state(op);
+    bool exact = st != NULL && type == st->t_Future;
+    bool finalized = !exact || AS_FUTURE(op)->log_tb;
+    /* Only a future that has something to say is finalised: the mark that this leaves
+     * in the collector's header must not be inherited by the next owner of the memory. */
+    if (finalized && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return; /* resurrected */
+    }
+    PyObject_GC_UnTrack(op);
+    PyObject_ClearWeakRefs(op);
+    (void)Future_clear(op);
+    if (!finalized && st->free_futures.n < HL_FREE_MAX && st->t_Future == type) {
+        AS_FUTURE(op)->state = HL_PENDING;
+        AS_FUTURE(op)->blocking = 0;
+        st->free_futures.v[st->free_futures.n++] = op;
+    }
+    else {
+        type->tp_free(op);
+    }
+    Py_DECREF(type);
+}
+
+/* ---- outcome ---- */
+
+/* Schedules one callback; steals both references. */
+static int
+schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
+{
+    PyObject *loop = AS_FUTURE(op)->loop;
+    hl_sched *s = hl_sched_plain(loop);
+    int rc;
+    if (PyObject_TypeCheck(callback, st->t_Task)) {
+        if (HL_LIKELY(s != NULL)) {
+            Py_DECREF(ctx); /* the task has its own; it is the same object */
+            return hl_sched_push_steal(s, HL_KIND_WAKE, callback, Py_NewRef(op));
+        }
+        Py_SETREF(callback, hl_task_wakeup(st, callback));
+        if (callback == NULL) {
+            Py_DECREF(ctx);
+            return -1;
+        }
+    }
+    if (HL_LIKELY(s != NULL)) {
+        PyObject *handle = hl_handle_new(s, loop, callback, &op, 1, ctx);
+        rc = handle == NULL ? -1
+                            : hl_sched_push_steal(s, HL_KIND_HANDLE, handle, NULL);
+    }
+    else {
+        Py_INCREF(loop);
+        rc = hl_call_soon(st, loop, callback, op, ctx);
+        Py_DECREF(loop);
+    }
+    Py_DECREF(callback);
+    Py_DECREF(ctx);
+    return rc;
+}
+
+/* A call_soon() of the user's may do anything: everything is moved out first. */
+int
+hl_future_schedule(hl_state *st, PyObject *op)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    PyObject *callback0 = f->callback0, *context0 = f->context0;
+    if (callback0 != NULL) {
+        f->callback0 = f->context0 = NULL;
+        if (schedule_one(st, op, callback0, context0) < 0) {
+            Py_CLEAR(f->callbacks);
+            return -1;
+        }
+    }
+    PyObject *list = f->callbacks;
+    if (HL_LIKELY(list == NULL)) {
+        return 0;
+    }
+    f->callbacks = NULL;
+    int rc = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list) && rc == 0; i++) {
+        PyObject *pair = PyList_GET_ITEM(list, i);
+        rc = schedule_one(st, op, Py_NewRef(PyTuple_GET_ITEM(pair, 0)),
+                          Py_NewRef(PyTuple_GET_ITEM(pair, 1)));
+    }
+    Py_DECREF(list);
+    return rc;
+}
+
+int
+hl_future_finish(hl_state *st, PyObject *op, PyObject *result)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    assert(f->state == HL_PENDING && f->result == NULL);
+    f->result = Py_NewRef(result);
+    f->state = HL_FINISHED;
+    return hl_future_schedule(st, op);
+}
+
+/* An exception object from what set_exception() was given, or NULL. */
+static PyObject *
+exception_object(hl_base_future *f, hl_state *st, PyObject *exc)
+{
+    PyObject *value;
+    if (PyExceptionClass_Check(exc)) {
+        value = PyObject_CallNoArgs(exc);
+        if (value != NULL && f->state != HL_PENDING) {
+            PyErr_SetString(st->i_InvalidStateError, "invalid state");
+            Py_CLEAR(value);
+        }
+        if (value == NULL) {
+            return NULL;
+        }
+    }
+    else {
+        value = Py_NewRef(exc);
+    }
+    if (!PyExceptionInstance_Check(value)) {
+        Py_DECREF(value);
+        PyErr_SetString(PyExc_TypeError, "invalid exception object");
+        return NULL;
+    }
+    return value;
+}
+
+#define STOP_ITERATION_TEXT                                                            \
+    "StopIteration interacts badly with generators and cannot be raised into a Future"
+
+/* StopIteration would end the awaiting generator: 3.12 refuses it, later ones wrap it.
+ * Steals value. */
+static PyObject *
+guard_stop_iteration(PyObject *value)
+{
+#if HL_STOP_ITERATION_REFUSED
+    if (HL_LIKELY(!Py_IS_TYPE(value, (PyTypeObject *)PyExc_StopIteration))) {
+        return value;
+    }
+    Py_DECREF(value);
+    PyErr_SetString(PyExc_TypeError, STOP_ITERATION_TEXT);
+    return NULL;
+#else
+    if (HL_LIKELY(!PyErr_GivenExceptionMatches(value, PyExc_StopIteration))) {
+        return value;
+    }
+    PyObject *err = PyObject_CallFunction(PyExc_RuntimeError, "s", STOP_ITERATION_TEXT);
+    if (err != NULL) {
+        PyException_SetCause(err, Py_NewRef(value));
+        PyException_SetContext(err, Py_NewRef(value));
+    }
+    Py_DECREF(value);
+    return err;
+#endif
+}
+
+int
+hl_future_fail(hl_state *st, PyObject *op, PyObject *exc)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    PyObject *value = exception_object(f, st, exc);
+    if (value == NULL || (value = guard_stop_iteration(value)) == NULL) {
+        return -1;
+    }
+    f->exception = value;
+    f->exception_tb = PyException_GetTraceback(value);
+    f->state = HL_FINISHED;
+    if (hl_future_schedule(st, op) < 0) {
+        return -1;
+    }
+    f->log_tb = 1;
+    return 0;
+}
+
+static int
+check_pending(hl_state *st, PyObject *op)
+{
+    if (HL_UNLIKELY(AS_FUTURE(op)->state != HL_PENDING)) {
+        PyErr_SetString(st->i_InvalidStateError, "invalid state");
+        return -1;
+    }
+    return 0;
+}
+
+int
+hl_future_set_result(hl_state *st, PyObject *op, PyObject *result)
+{
+    return check_pending(st, op) < 0 ? -1 : hl_future_finish(st, op, result);
+}
+
+int
+hl_future_set_exception(hl_state *st, PyObject *op, PyObject *exc)
+{
+    return check_pending(st, op) < 0 ? -1 : hl_future_fail(st, op, exc);
+}
+
+int
+hl_future_cancel(hl_state *st, PyObject *op, PyObject *msg)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    f->log_tb = 0;
+    if (f->state != HL_PENDING) {
+        return 0;
+    }
+    f->state = HL_CANCELLED;
+    Py_XSETREF(f->cancel_msg, Py_XNewRef(msg));
+    return hl_future_schedule(st, op) < 0 ? -1 : 1;
+}
+
+PyObject *
+hl_cancelled_error(hl_state *st, PyObject *op)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (f->cancelled_exc != NULL) {
+        PyObject *exc = f->cancelled_exc;
+        f->cancelled_exc = NULL;
+        return exc;
+    }
+    if (f->cancel_msg == NULL || f->cancel_msg == Py_None) {
+        return PyObject_CallNoArgs(st->i_CancelledError);
+    }
+    return PyObject_CallOneArg(st->i_CancelledError, f->cancel_msg);
+}
+
+void
+hl_future_set_cancelled_error(hl_state *st, PyObject *op)
+{
+    PyObject *exc = hl_cancelled_error(st, op);
+    if (exc != NULL) {
+        PyErr_SetObject(st->i_CancelledError, exc);
+        Py_DECREF(exc);
+    }
+}
+
+int
+hl_future_outcome(hl_state *st, PyObject *op, PyObject **out)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (HL_UNLIKELY(f->state != HL_FINISHED)) {
+        if (f->state == HL_CANCELLED) {
+            hl_future_set_cancelled_error(st, op);
+        }
+        else {
+            PyErr_SetString(st->i_InvalidStateError, "Result is not set.");
+        }
+        return -1;
+    }
+    f->log_tb = 0;
+    if (HL_LIKELY(f->exception == NULL)) {
+        *out = Py_NewRef(f->result);
+        return 0;
+    }
+    PyObject *tb = f->exception_tb == NULL ? Py_None : f->exception_tb;
+    if (PyException_SetTraceback(f->exception, tb) < 0) {
+        return -1;
+    }
+    *out = Py_NewRef(f->exception);
+    Py_CLEAR(f->exception_tb);
+    return 1;
+}
+
+bool
+hl_future_done(PyObject *op)
+{
+    return AS_FUTURE(op)->state != HL_PENDING;
+}
+
+static int
+waiter_done(hl_state *st, PyObject *waiter)
+{
+    if (st->native && hl_future_exact(st, waiter)) {
+        return AS_FUTURE(waiter)->state != HL_PENDING;
+    }
+    PyObject *r = PyObject_CallMethod(waiter, "done", NULL);
+    int done = r == NULL ? -1 : PyObject_IsTrue(r);
+    Py_XDECREF(r);
+    return done;
+}
+
+int
+hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *exc)
+{
+    if (waiter == NULL || waiter == Py_None) {
+        return 0;
+    }
+    int done = waiter_done(st, waiter);
+    if (done != 0) {
+        return done < 0 ? -1 : 0;
+    }
+    if (st->native && Py_IS_TYPE(waiter, st->t_Future)) {
+        return exc != NULL ? hl_future_fail(st, waiter, exc)
+                           : hl_future_finish(st, waiter, result);
+    }
+    PyObject *r = exc != NULL
+                      ? PyObject_CallMethod(waiter, "set_exception", "O", exc)
+                      : PyObject_CallMethod(waiter, "set_result", "O", result);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+/* ---- callbacks ---- */
+
+int
+hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (f->state != HL_PENDING) {
+        return schedule_one(st, op, Py_NewRef(callback), Py_NewRef(ctx));
+    }
+    if (HL_LIKELY(f->callback0 == NULL && f->callbacks == NULL)) {
+        f->callback0 = Py_NewRef(callback);
+        f->context0 = Py_NewRef(ctx);
+        return 0;
+    }
+    if (PyObject_TypeCheck(callback, st->t_Task)) {
+        /* Only callback0 may hold a bare task; the list is read by asyncio too. */
+        callback = hl_task_wakeup(st, callback);
+        if (callback == NULL) {
+            return -1;
+        }
+    }
+    else {
+        Py_INCREF(callback);
+    }
+    PyObject *pair = PyTuple_Pack(2, callback, ctx);
+    Py_DECREF(callback);
+    if (pair == NULL) {
+        return -1;
+    }
+    if (f->callbacks == NULL) {
+        f->callbacks = PyList_New(0);
+    }
+    int rc = f->callbacks == NULL ? -1 : PyList_Append(f->callbacks, pair);
+    Py_DECREF(pair);
+    return rc;
+}
+
+/* The first callback as the outside sees it (a new reference). */
+static PyObject *
+callback0_shown(hl_state *st, PyObject *op)
+{
+    PyObject *callback = AS_FUTURE(op)->callback0;
+    return PyObject_TypeCheck(callback, st->t_Task) ? hl_task_wakeup(st, callback)
+                                                    : Py_NewRef(callback);
+}
+
+static PyObject *
+Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames)
+{
+    PyObject *ctx = NULL;
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (nargs != 1 || nkw > 1 ||
+        (nkw == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "context") != 0)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "add_done_callback() takes exactly one positional argument "
+                        "and an optional keyword argument 'context'");
+        return NULL;
+    }
+    if (AS_FUTURE(op)->loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "uninitialized Future object");
+        return NULL;
+    }
+    hl_state *st = hl_future_state(op);
+    if (nkw == 1 && args[1] != Py_None) {
+        ctx = Py_NewRef(args[1]);
+    }
+    else {
+        ctx = PyContext_CopyCurrent();
+        if (ctx == NULL) {
+            return NULL;
+        }
+    }
+    /* A bare task is no callable; it must not pass for the fused waiter. */
+    int rc = -1;
+    if (PyObject_TypeCheck(args[0], st->t_Task) && !PyCallable_Check(args[0])) {
+        PyErr_Format(PyExc_TypeError, "%R is not callable", args[0]);
+    }
+    else {
+        rc = hl_future_add_callback(st, op, args[0], ctx);
+    }
+    Py_DECREF(ctx);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* 1 and clears callback0 if it equals fn, 0 if not, -1 on error.  Comparing runs foreign
+ * code that may change the future. */
+static int
+remove_callback0(hl_state *st, PyObject *op, PyObject *fn)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (f->callback0 == NULL) {
+        return 0;
+    }
+    PyObject *shown = callback0_shown(st, op);
+    if (shown == NULL) {
+        return -1;
+    }
+    int same = PyObject_RichCompareBool(shown, fn, Py_EQ);
+    Py_DECREF(shown);
+    if (same > 0) {
+        Py_CLEAR(f->callback0);
+        Py_CLEAR(f->context0);
+    }
+    return same;
+}
+
+static PyObject *
+Future_remove_done_callback(PyObject *op, PyObject *fn)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    Py_ssize_t removed = remove_callback0(hl_future_state(op), op, fn);
+    if (removed < 0) {
+        return NULL;
+    }
+    if (f->callbacks == NULL) {
+        return PyLong_FromSsize_t(removed);
+    }
+    PyObject *kept = PyList_New(0);
+    if (kept == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; f->callbacks != NULL && i < PyList_GET_SIZE(f->callbacks);
+         i++) {
+        PyObject *pair = Py_NewRef(PyList_GET_ITEM(f->callbacks, i));
+        int same = PyObject_RichCompareBool(PyTuple_GET_ITEM(pair, 0), fn, Py_EQ);
+        int rc = same == 0 ? PyList_Append(kept, pair) : same;
+        Py_DECREF(pair);
+        if (rc < 0) {
+            Py_DECREF(kept);
+            return NULL;
+        }
+        removed += same;
+    }
+    if (f->callbacks == NULL || PyList_GET_SIZE(kept) == 0) {
+        Py_CLEAR(f->callbacks);
+        Py_DECREF(kept);
+    }
+    else {
+        Py_SETREF(f->callbacks, kept);
+    }
+    return PyLong_FromSsize_t(removed);
+}
+
+/* ---- the Python face ---- */
+
+static PyObject *
+Future_result(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    hl_base_future *f = AS_FUTURE(op);
+    if (HL_LIKELY(f->state == HL_FINISHED && f->exception == NULL)) {
+        f->log_tb = 0;
+        return Py_NewRef(f->result);
+    }
+    hl_state *st = hl_future_state(op);
+    if (f->loop == NULL) {
+        PyErr_SetString(st->i_InvalidStateError, "Future object is not initialized.");
+        return NULL;
+    }
+    PyObject *out;
+    int rc = hl_future_outcome(st, op, &out);
+    if (rc > 0) {
+        PyErr_SetObject((PyObject *)Py_TYPE(out), out);
+        Py_DECREF(out);
+    }
+    return rc == 0 ? out : NULL;
+}
+
+static PyObject *
+Future_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    hl_base_future *f = AS_FUTURE(op);
+    hl_state *st = hl_future_state(op);
+    if (f->loop == NULL) {
+        PyErr_SetString(st->i_InvalidStateError, "Future object is not initialized.");
+        return NULL;
+    }
+    if (f->state == HL_CANCELLED) {
+        hl_future_set_cancelled_error(st, op);
+        return NULL;
+    }
+    if (f->state != HL_FINISHED) {
+        PyErr_SetString(st->i_InvalidStateError, "Exception is not set.");
+        return NULL;
+    }
+    f->log_tb = 0;
+    return Py_NewRef(f->exception == NULL ? Py_None : f->exception);
+}
+
+static PyObject *
+Future_set_result(PyObject *op, PyObject *result)
+{
+    if (hl_future_alive(op) < 0 ||
+        hl_future_set_result(hl_future_state(op), op, result) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Future_set_exception(PyObject *op, PyObject *exc)
+{
+    if (hl_future_alive(op) < 0 ||
+        hl_future_set_exception(hl_future_state(op), op, exc) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"msg", NULL};
+    PyObject *msg = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:cancel", names, &msg) ||
+        hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    int rc = hl_future_cancel(hl_future_state(op), op, msg);
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
+}
+
+static PyObject *
+Future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(AS_FUTURE(op)->loop != NULL &&
+                           AS_FUTURE(op)->state == HL_CANCELLED);
+}
+
+static PyObject *
+Future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(AS_FUTURE(op)->loop != NULL &&
+                           AS_FUTURE(op)->state != HL_PENDING);
+}
+
+static PyObject *
+Future_get_loop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return hl_future_alive(op) < 0 ? NULL : Py_NewRef(AS_FUTURE(op)->loop);
+}
+
+static PyObject *
+Future_make_cancelled_error(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return hl_cancelled_error(hl_future_state(op), op);
+}
+
+static PyObject *
+Future_repr(PyObject *op)
+{
+    if (hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    return PyObject_CallOneArg(hl_future_state(op)->i_future_repr, op);
+}
+
+static int
+Future_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"loop", NULL};
+    PyObject *loop = Py_None;
+    hl_state *st = hl_state_by_type(Py_TYPE(op));
+    if (st == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "|$O:Future", names, &loop)) {
+        return -1;
+    }
+    return hl_future_init(st, op, loop);
+}
+
+static int
+refuse_delete(PyObject *value)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "cannot delete attribute");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+get_blocking(PyObject *op, void *closure)
+{
+    (void)closure;
+    return PyBool_FromLong(AS_FUTURE(op)->loop != NULL && AS_FUTURE(op)->blocking);
+}
+
+static int
+set_blocking(PyObject *op, PyObject *value, void *closure)
+{
+    (void)closure;
+    if (hl_future_alive(op) < 0 || refuse_delete(value) < 0) {
+        return -1;
+    }
+    int truth = PyObject_IsTrue(value);
+    if (truth < 0) {
+        return -1;
+    }
+    AS_FUTURE(op)->blocking = truth ? 1 : 0;
+    return 0;
+}
+
+static PyObject *
+get_log_traceback(PyObject *op, void *closure)
+{
+    (void)closure;
+    return hl_future_alive(op) < 0 ? NULL : PyBool_FromLong(AS_FUTURE(op)->log_tb);
+}
+
+static int
+set_log_traceback(PyObject *op, PyObject *value, void *closure)
+{
+    (void)closure;
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    int truth = PyObject_IsTrue(value);
+    if (truth != 0) {
+        if (truth > 0) {
+            PyErr_SetString(PyExc_ValueError,
+                            "_log_traceback can only be set to False");
+        }
+        return -1;
+    }
+    AS_FUTURE(op)->log_tb = 0;
+    return 0;
+}
+
+static PyObject *
+get_loop_attr(PyObject *op, void *closure)
+{
+    (void)closure;
+    PyObject *loop = AS_FUTURE(op)->loop;
+    return Py_NewRef(loop == NULL ? Py_None : loop);
+}
+
+static PyObject *
+get_callbacks(PyObject *op, void *closure)
+{
+    (void)closure;
+    hl_base_future *f = AS_FUTURE(op);
+    if (hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    if (f->callback0 == NULL && f->callbacks == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    if (f->callback0 != NULL) {
+        PyObject *shown = callback0_shown(hl_future_state(op), op);
+        PyObject *pair = shown == NULL ? NULL : PyTuple_Pack(2, shown, f->context0);
+        int rc = pair == NULL ? -1 : PyList_Append(list, pair);
+        Py_XDECREF(shown);
+        Py_XDECREF(pair);
+        if (rc < 0) {
+            goto fail;
+        }
+    }
+    if (f->callbacks != NULL &&
+        PyList_SetSlice(list, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, f->callbacks) < 0) {
+        goto fail;
+    }
+    return list;
+fail:
+    Py_DECREF(list);
+    return NULL;
+}
+
+/* closure: the field's offset; NULL reads as None. */
+static PyObject *
+get_alive_field(PyObject *op, void *closure)
+{
+    if (hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    PyObject *value = *(PyObject **)((char *)op + (size_t)closure);
+    return Py_NewRef(value == NULL ? Py_None : value);
+}
+
+static PyObject *
+get_source_traceback(PyObject *op, void *closure)
+{
+    (void)closure;
+    PyObject *tb = AS_FUTURE(op)->source_tb;
+    return Py_NewRef(tb == NULL ? Py_None : tb);
+}
+
+static PyObject *
+get_cancel_message(PyObject *op, void *closure)
+{
+    (void)closure;
+    PyObject *msg = AS_FUTURE(op)->cancel_msg;
+    return Py_NewRef(msg == NULL ? Py_None : msg);
+}
+
+static int
+set_cancel_message(PyObject *op, PyObject *value, void *closure)
+{
+    (void)closure;
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    Py_XSETREF(AS_FUTURE(op)->cancel_msg, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_state(PyObject *op, void *closure)
+{
+    (void)closure;
+    static const char *const names[] = {"PENDING", "CANCELLED", "FINISHED"};
+    if (hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    return PyUnicode_InternFromString(names[AS_FUTURE(op)->state]);
+}
+
+PyMethodDef hl_future_methods[] = {
+    {"result", Future_result, METH_NOARGS,
+     "The result, or raise the exception; InvalidStateError while pending."},
+    {"exception", Future_exception, METH_NOARGS,
+     "The exception that was set, or None; InvalidStateError while pending."},
+    {"set_result", Future_set_result, METH_O, "Mark the future done with a result."},
+    {"set_exception", Future_set_exception, METH_O,
+     "Mark the future done with an exception."},
+    {"add_done_callback", (PyCFunction)(void (*)(void))Future_add_done_callback,
+     METH_FASTCALL | METH_KEYWORDS,
+     "Have callback(future) called soon after the future is done."},
+    {"remove_done_callback", Future_remove_done_callback, METH_O,
+     "Remove every instance of a callback; return how many there were."},
+    {"cancel", (PyCFunction)(void (*)(void))Future_cancel, METH_VARARGS | METH_KEYWORDS,
+     "Cancel the future; False if it was done already."},
+    {"cancelled", Future_cancelled, METH_NOARGS, "Was the future cancelled?"},
+    {"done", Future_done, METH_NOARGS, "Is the future no longer pending?"},
+    {"get_loop", Future_get_loop, METH_NOARGS, "The event loop the future belongs to."},
+    {"_make_cancelled_error", Future_make_cancelled_error, METH_NOARGS,
+     "The CancelledError to raise; to be called once."},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "See PEP 585."},
+    {NULL, NULL, 0, NULL},
+};
+
+#define ALIVE_FIELD(name, field)                                                       \
+    {name, get_alive_field, NULL, NULL, (void *)offsetof(hl_base_future, field)}
+
+PyGetSetDef hl_future_getset[] = {
+    {"_state", get_state, NULL, NULL, NULL},
+    {"_asyncio_future_blocking", get_blocking, set_blocking, NULL, NULL},
+    {"_loop", get_loop_attr, NULL, NULL, NULL},
+    {"_callbacks", get_callbacks, NULL, NULL, NULL},
+    ALIVE_FIELD("_result", result),
+    ALIVE_FIELD("_exception", exception),
+    {"_log_traceback", get_log_traceback, set_log_traceback, NULL, NULL},
+    {"_source_traceback", get_source_traceback, NULL, NULL, NULL},
+    {"_cancel_message", get_cancel_message, set_cancel_message, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot future_slots[] = {
+    {Py_tp_dealloc, Future_dealloc},
+    {Py_tp_finalize, hl_future_finalize},
+    {Py_tp_traverse, Future_traverse},
+    {Py_tp_clear, Future_clear},
+    {Py_tp_repr, Future_repr},
+    {Py_tp_init, Future_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_iter, hl_future_iter},
+    {Py_am_await, hl_future_iter},
+    {Py_tp_methods, hl_future_methods},
+    {Py_tp_getset, hl_future_getset},
+    {Py_tp_doc, "The future of a hotloop event loop; see asyncio.Future."},
+    {0, NULL},
+};
+
+static PyType_Spec future_spec = {
+    .name = "hotloop.Future",
+    .basicsize = sizeof(hl_base_future),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = future_slots,
+};
+
+int
+hl_future_exec(PyObject *mod, hl_state *st)
+{
+    return hl_type_add(mod, &st->t_Future, &future_spec, st->i_BaseFuture);
+}

@@ -1,0 +1,657 @@
+/* Handle and TimerHandle: a callback, its arguments inline, and its context.
+ *
+ * Both extend asyncio's Python classes and reuse the memory of their slots, so that they
+ * are real asyncio.Handles; the attributes of the same names here shadow the slots. */
+#include "sched/handle.h"
+
+#include "core/clock.h"
+
+#include <math.h>
+#include <string.h>
+
+#define AS_HANDLE(op) ((HandleObject *)(op))
+#define AS_TIMER(op) ((TimerObject *)(op))
+
+PyObject *
+hl_timer_handle(hl_timer *node)
+{
+    return (PyObject *)hl_container_of(node, TimerObject, node);
+}
+
+bool
+hl_handle_cancelled(PyObject *op)
+{
+    return AS_HANDLE(op)->cancelled;
+}
+
+/* ---- making ---- */
+
+static PyObject *
+alloc(hl_state *st, PyTypeObject *type, hl_freelist *list)
+{
+    PyObject *op;
+    if (HL_LIKELY(list->n > 0)) {
+        op = PyObject_Init(list->v[--list->n], type);
+        PyObject_GC_Track(op);
+    }
+    else {
+        op = type->tp_alloc(type, 0);
+        if (op == NULL) {
+            return NULL;
+        }
+    }
+    HandleObject *h = AS_HANDLE(op);
+    h->st = st;
+    h->mod = Py_NewRef(st->mod);
+    return op;
+}
+
+static int
+fill_args(HandleObject *h, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (HL_LIKELY(nargs <= HL_INLINE_ARGS)) {
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            h->slot[1 + i] = Py_NewRef(args[i]);
+        }
+        h->nargs = (int)nargs;
+        return 0;
+    }
+    h->args = PyTuple_New(nargs);
+    if (h->args == NULL) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(h->args, i, Py_NewRef(args[i]));
+    }
+    h->nargs = -1;
+    return 0;
+}
+
+static int
+fill(HandleObject *h, PyObject *loop, PyObject *callback, PyObject *const *args,
+     Py_ssize_t nargs, PyObject *ctx)
+{
+    h->loop = Py_NewRef(loop);
+    h->callback = Py_NewRef(callback);
+    if (fill_args(h, args, nargs) < 0) {
+        return -1;
+    }
+    h->context = ctx != NULL ? Py_NewRef(ctx) : PyContext_CopyCurrent();
+    return h->context == NULL ? -1 : 0;
+}
+
+static int
+fill_traceback(HandleObject *h)
+{
+    h->source_traceback = PyObject_CallNoArgs(h->st->i_extract_stack);
+    return h->source_traceback == NULL ? -1 : 0;
+}
+
+PyObject *
+hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *args,
+              Py_ssize_t nargs, PyObject *ctx)
+{
+    hl_state *st = s->st;
+    PyObject *op = alloc(st, st->t_Handle, &st->free_handles);
+    if (op == NULL) {
+        return NULL;
+    }
+    if (fill(AS_HANDLE(op), loop, callback, args, nargs, ctx) < 0 ||
+        (HL_UNLIKELY(s->debug) && fill_traceback(AS_HANDLE(op)) < 0)) {
+        Py_DECREF(op);
+        return NULL;
+    }
+    return op;
+}
+
+PyObject *
+hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
+             PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
+{
+    hl_state *st = s->st;
+    PyObject *op = alloc(st, st->t_TimerHandle, &st->free_timers);
+    if (op == NULL) {
+        return NULL;
+    }
+    TimerObject *t = AS_TIMER(op);
+    t->node.index = HL_HEAP_OUT;
+    t->node.when = when;
+    if (fill(&t->h, loop, callback, args, nargs, ctx) < 0 ||
+        (HL_UNLIKELY(s->debug) && fill_traceback(&t->h) < 0)) {
+        goto fail;
+    }
+    if (HL_UNLIKELY(isnan(when))) {
+        /* Such a timer is due at once, as under asyncio; when() still says NaN. */
+        t->h.when_slot = PyFloat_FromDouble(when);
+        if (t->h.when_slot == NULL) {
+            goto fail;
+        }
+        t->node.when = -HUGE_VAL;
+    }
+    if (hl_heap_push(&s->timers, &t->node) < 0) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    return Py_NewRef(op); /* one reference for the heap, one for the caller */
+fail:
+    Py_DECREF(op);
+    return NULL;
+}
+
+/* ---- running ---- */
+
+static PyObject *
+args_tuple(HandleObject *h)
+{
+    if (h->nargs < 0) {
+        return Py_NewRef(h->args == NULL ? Py_None : h->args);
+    }
+    PyObject *tuple = PyTuple_New(h->nargs);
+    if (tuple != NULL) {
+        for (int i = 0; i < h->nargs; i++) {
+            PyTuple_SET_ITEM(tuple, i, Py_NewRef(h->slot[1 + i]));
+        }
+    }
+    return tuple;
+}
+
+/* The exception that is set goes to the loop's handler; -1 for what propagates. */
+static HL_COLD int
+report(hl_state *st, HandleObject *h, PyObject *func)
+{
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
+        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        return -1;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *args = args_tuple(h);
+    PyObject *r = NULL;
+    if (args != NULL) {
+        PyObject *stack[] = {(PyObject *)h, h->loop, func, args, exc};
+        r = PyObject_Vectorcall(st->i_handle_failed, stack, 5, NULL);
+        Py_DECREF(args);
+    }
+    Py_DECREF(exc);
+    Py_XDECREF(r);
+    if (r != NULL) {
+        return 0;
+    }
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
+        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        return -1;
+    }
+    PyErr_WriteUnraisable((PyObject *)h);
+    return 0;
+}
+
+static PyObject *
+invoke(hl_state *st, HandleObject *h, PyObject *func)
+{
+    if (HL_UNLIKELY(Py_IS_TYPE(func, st->t_Task)) && h->nargs == 1) {
+        /* An unbound asyncio.Future.set_result() and the like pass on a fused waiter
+         * as if it were a callback. */
+        PyObject *wakeup = hl_task_wakeup(st, func);
+        if (wakeup == NULL) {
+            return NULL;
+        }
+        PyObject *r = PyObject_CallOneArg(wakeup, h->slot[1]);
+        Py_DECREF(wakeup);
+        return r;
+    }
+    if (HL_LIKELY(h->nargs >= 0)) {
+        return PyObject_Vectorcall(func, h->slot + 1,
+                                   (size_t)h->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                   NULL);
+    }
+    PyObject *args = Py_NewRef(h->args);
+    PyObject *r = PyObject_CallObject(func, args);
+    Py_DECREF(args);
+    return r;
+}
+
+/* Releases callback and arguments; moved out first, since releasing runs any code. */
+static void
+drop_call(HandleObject *h)
+{
+    PyObject *func = h->callback, *args = h->args;
+    PyObject *held[HL_INLINE_ARGS];
+    int n = h->nargs > 0 ? h->nargs : 0;
+    memcpy(held, h->slot + 1, sizeof(held[0]) * (size_t)n);
+    h->callback = h->args = NULL;
+    h->nargs = -1; /* `_args` is None from now on */
+    for (int i = 0; i < n; i++) {
+        h->slot[1 + i] = NULL;
+        Py_DECREF(held[i]);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(func);
+}
+
+int
+hl_handle_run(hl_state *st, PyObject *op)
+{
+    HandleObject *h = AS_HANDLE(op);
+    if (h->cancelled || h->callback == NULL) {
+        return 0;
+    }
+    Py_INCREF(op);
+    PyObject *func = Py_NewRef(h->callback);
+    PyObject *ctx = Py_NewRef(h->context);
+    bool outer = h->running; /* a handle may be run again by its own callback */
+    int rc = PyContext_Enter(ctx);
+    if (rc == 0) {
+        h->running = true;
+        PyObject *r = invoke(st, h, func);
+        h->running = outer;
+        if (PyContext_Exit(ctx) < 0) {
+            Py_CLEAR(r);
+        }
+        rc = r == NULL ? -1 : 0;
+        Py_XDECREF(r);
+    }
+    if (HL_UNLIKELY(rc < 0)) {
+        rc = report(st, h, func);
+    }
+    if (HL_UNLIKELY(h->cancelled) && !h->running) {
+        drop_call(h);
+    }
+    Py_DECREF(ctx);
+    Py_DECREF(func);
+    Py_DECREF(op);
+    return rc;
+}
+
+/* ---- cancelling ---- */
+
+/* In debug mode a cancelled handle keeps its description. */
+static int
+keep_repr(HandleObject *h)
+{
+    PyObject *text = PyObject_Repr((PyObject *)h);
+    if (text == NULL) {
+        return -1;
+    }
+    Py_XSETREF(h->repr, text);
+    return 0;
+}
+
+static int
+loop_debug(HandleObject *h)
+{
+    hl_sched *s = hl_sched_of(h->loop);
+    if (s != NULL) {
+        return s->debug;
+    }
+    if (h->loop == NULL) {
+        return 0;
+    }
+    PyObject *r = PyObject_CallMethodNoArgs(h->loop, h->st->s_get_debug);
+    int debug = r == NULL ? -1 : PyObject_IsTrue(r);
+    Py_XDECREF(r);
+    return debug;
+}
+
+int
+hl_handle_cancel(PyObject *op)
+{
+    HandleObject *h = AS_HANDLE(op);
+    if (h->cancelled) {
+        return 0;
+    }
+    Py_INCREF(op);
+    h->cancelled = true;
+    if (PyObject_TypeCheck(op, h->st->t_TimerHandle)) {
+        TimerObject *t = AS_TIMER(op);
+        hl_sched *s = hl_sched_of(h->loop);
+        if (s != NULL && t->node.index != HL_HEAP_OUT) {
+            hl_heap_remove(&s->timers, &t->node);
+            Py_DECREF(op); /* the heap's reference; ours keeps it alive */
+        }
+    }
+    int debug = loop_debug(h);
+    int rc = debug > 0 ? keep_repr(h) : debug;
+    if (!h->running) {
+        drop_call(h);
+    }
+    Py_DECREF(op);
+    return rc;
+}
+
+/* ---- the Python face ---- */
+
+static PyObject *
+Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (hl_handle_cancel(op) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(AS_HANDLE(op)->cancelled);
+}
+
+static PyObject *
+Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (hl_handle_run(AS_HANDLE(op)->st, op) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *ctx = AS_HANDLE(op)->context;
+    return Py_NewRef(ctx == NULL ? Py_None : ctx);
+}
+
+static PyObject *
+Timer_when(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    TimerObject *t = AS_TIMER(op);
+    if (t->h.when_slot != NULL) {
+        return Py_NewRef(t->h.when_slot);
+    }
+    return PyFloat_FromDouble(t->node.when);
+}
+
+/* closure: the field's offset; NULL reads as None. */
+static PyObject *
+get_field(PyObject *op, void *closure)
+{
+    PyObject *value = *(PyObject **)((char *)op + (size_t)closure);
+    return Py_NewRef(value == NULL ? Py_None : value);
+}
+
+static PyObject *
+get_callback(PyObject *op, void *closure)
+{
+    (void)closure;
+    HandleObject *h = AS_HANDLE(op);
+    /* While its callback runs, a cancelled handle still holds it, but shows None. */
+    return Py_NewRef(h->cancelled || h->callback == NULL ? Py_None : h->callback);
+}
+
+static PyObject *
+get_args(PyObject *op, void *closure)
+{
+    (void)closure;
+    HandleObject *h = AS_HANDLE(op);
+    return h->cancelled ? Py_NewRef(Py_None) : args_tuple(h);
+}
+
+static PyObject *
+get_cancelled(PyObject *op, void *closure)
+{
+    (void)closure;
+    return PyBool_FromLong(AS_HANDLE(op)->cancelled);
+}
+
+static PyObject *
+get_scheduled(PyObject *op, void *closure)
+{
+    (void)closure;
+    return PyBool_FromLong(AS_TIMER(op)->node.index != HL_HEAP_OUT);
+}
+
+static PyObject *
+get_when(PyObject *op, void *closure)
+{
+    (void)closure;
+    return Timer_when(op, NULL);
+}
+
+static int
+set_source_traceback(PyObject *op, PyObject *value, void *closure)
+{
+    (void)closure;
+    Py_XSETREF(AS_HANDLE(op)->source_traceback, Py_XNewRef(value));
+    return 0;
+}
+
+static int
+init_common(HandleObject *h, PyObject *callback, PyObject *args, PyObject *loop,
+            PyObject *context)
+{
+    if (h->loop != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a handle cannot be initialised twice");
+        return -1;
+    }
+    PyObject *tuple = PySequence_Tuple(args);
+    if (tuple == NULL) {
+        return -1;
+    }
+    int rc = fill(h, loop, callback, &PyTuple_GET_ITEM(tuple, 0),
+                  PyTuple_GET_SIZE(tuple), context == Py_None ? NULL : context);
+    Py_DECREF(tuple);
+    if (rc == 0) {
+        rc = loop_debug(h);
+        if (rc > 0) {
+            rc = fill_traceback(h);
+        }
+    }
+    return rc;
+}
+
+static int
+Handle_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"callback", "args", "loop", "context", NULL};
+    PyObject *callback, *cargs, *loop, *context = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|O:Handle", names, &callback,
+                                     &cargs, &loop, &context)) {
+        return -1;
+    }
+    return init_common(AS_HANDLE(op), callback, cargs, loop, context);
+}
+
+static int
+Timer_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"when", "callback", "args", "loop", "context", NULL};
+    PyObject *when, *callback, *cargs, *loop, *context = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|O:TimerHandle", names, &when,
+                                     &callback, &cargs, &loop, &context)) {
+        return -1;
+    }
+    double seconds = PyFloat_AsDouble(when);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (init_common(AS_HANDLE(op), callback, cargs, loop, context) < 0) {
+        return -1;
+    }
+    AS_TIMER(op)->node.when = seconds;
+    Py_XSETREF(AS_HANDLE(op)->when_slot, Py_NewRef(when));
+    return 0;
+}
+
+static PyObject *
+Handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    hl_state *st = hl_state_by_type(type);
+    if (st == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "hotloop has been unloaded");
+        return NULL;
+    }
+    PyObject *op = type->tp_alloc(type, 0);
+    if (op == NULL) {
+        return NULL;
+    }
+    AS_HANDLE(op)->st = st;
+    AS_HANDLE(op)->mod = Py_NewRef(st->mod);
+    if (PyType_IsSubtype(type, st->t_TimerHandle)) {
+        AS_TIMER(op)->node.index = HL_HEAP_OUT;
+    }
+    return op;
+}
+
+/* ---- the collector ---- */
+
+static int
+Handle_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    HandleObject *h = AS_HANDLE(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(h->mod);
+    Py_VISIT(h->args);
+    Py_VISIT(h->callback);
+    Py_VISIT(h->context);
+    Py_VISIT(h->loop);
+    Py_VISIT(h->repr);
+    Py_VISIT(h->source_traceback);
+    Py_VISIT(h->when_slot);
+    for (int i = 0; i < h->nargs; i++) {
+        Py_VISIT(h->slot[1 + i]);
+    }
+    return 0;
+}
+
+static int
+Handle_clear(PyObject *op)
+{
+    HandleObject *h = AS_HANDLE(op);
+    drop_call(h);
+    Py_CLEAR(h->context);
+    Py_CLEAR(h->loop);
+    Py_CLEAR(h->repr);
+    Py_CLEAR(h->source_traceback);
+    Py_CLEAR(h->when_slot);
+    return 0;
+}
+
+/* Keeps the memory for the next handle of the same exact type. */
+static bool
+recycle(hl_freelist *list, PyObject *op)
+{
+    if (list->n >= HL_FREE_MAX) {
+        return false;
+    }
+    list->v[list->n++] = op;
+    return true;
+}
+
+static void
+Handle_dealloc(PyObject *op)
+{
+    HandleObject *h = AS_HANDLE(op);
+    PyTypeObject *type = Py_TYPE(op);
+    hl_state *st = h->st;
+    PyObject *mod = h->mod;
+    PyObject_GC_UnTrack(op);
+    PyObject_ClearWeakRefs(op);
+    (void)Handle_clear(op);
+    h->nargs = 0;
+    h->cancelled = h->running = false;
+    h->st = NULL;
+    h->mod = NULL;
+    bool kept = false;
+    if (type == st->t_Handle) {
+        kept = recycle(&st->free_handles, op);
+    }
+    else if (type == st->t_TimerHandle) {
+        kept = recycle(&st->free_timers, op);
+    }
+    if (!kept) {
+        type->tp_free(op);
+    }
+    Py_DECREF(type);
+    Py_DECREF(mod);
+}
+
+static PyMethodDef handle_methods[] = {
+    {"cancel", Handle_cancel, METH_NOARGS,
+     "Never run the callback; no effect once it has run."},
+    {"cancelled", Handle_cancelled, METH_NOARGS, "Was the handle cancelled?"},
+    {"get_context", Handle_get_context, METH_NOARGS,
+     "The contextvars.Context that the callback runs in."},
+    {"_run", Handle_run, METH_NOARGS, "Run the callback now."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef timer_methods[] = {
+    {"cancel", Handle_cancel, METH_NOARGS,
+     "Never run the callback; no effect once it has run."},
+    {"cancelled", Handle_cancelled, METH_NOARGS, "Was the handle cancelled?"},
+    {"get_context", Handle_get_context, METH_NOARGS,
+     "The contextvars.Context that the callback runs in."},
+    {"_run", Handle_run, METH_NOARGS, "Run the callback now."},
+    {"when", Timer_when, METH_NOARGS, "The deadline, in seconds on the loop's clock."},
+    {NULL, NULL, 0, NULL},
+};
+
+#define FIELD(name, field)                                                             \
+    {name, get_field, NULL, NULL, (void *)offsetof(hl_base_handle, field)}
+#define HANDLE_GETSET                                                                  \
+    {"_args", get_args, NULL, NULL, NULL},                                             \
+        {"_callback", get_callback, NULL, NULL, NULL},                                 \
+        {"_cancelled", get_cancelled, NULL, NULL, NULL}, FIELD("_context", context),   \
+        FIELD("_loop", loop), FIELD("_repr", repr),                                    \
+    {                                                                                  \
+        "_source_traceback", get_field, set_source_traceback, NULL,                    \
+            (void *)offsetof(hl_base_handle, source_traceback)                         \
+    }
+
+static PyGetSetDef handle_getset[] = {
+    HANDLE_GETSET,
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyGetSetDef timer_getset[] = {
+    HANDLE_GETSET,
+    {"_scheduled", get_scheduled, NULL, NULL, NULL},
+    {"_when", get_when, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define HANDLE_SLOTS                                                                   \
+    {Py_tp_new, Handle_new}, {Py_tp_dealloc, Handle_dealloc},                          \
+        {Py_tp_traverse, Handle_traverse}, {Py_tp_clear, Handle_clear}
+
+static PyType_Slot handle_slots[] = {
+    HANDLE_SLOTS,
+    {Py_tp_init, Handle_init},
+    {Py_tp_methods, handle_methods},
+    {Py_tp_getset, handle_getset},
+    {Py_tp_doc, "What call_soon() returns; see asyncio.Handle."},
+    {0, NULL},
+};
+
+static PyType_Slot timer_slots[] = {
+    HANDLE_SLOTS,
+    {Py_tp_init, Timer_init},
+    {Py_tp_methods, timer_methods},
+    {Py_tp_getset, timer_getset},
+    {Py_tp_doc, "What call_later() and call_at() return; see asyncio.TimerHandle."},
+    {0, NULL},
+};
+
+#define HANDLE_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE)
+
+static PyType_Spec handle_spec = {
+    .name = "hotloop.Handle",
+    .basicsize = sizeof(HandleObject),
+    .flags = HANDLE_FLAGS,
+    .slots = handle_slots,
+};
+
+static PyType_Spec timer_spec = {
+    .name = "hotloop.TimerHandle",
+    .basicsize = sizeof(TimerObject),
+    .flags = HANDLE_FLAGS,
+    .slots = timer_slots,
+};
+
+int
+hl_handle_exec(PyObject *mod, hl_state *st)
+{
+    if (hl_type_add(mod, &st->t_Handle, &handle_spec, st->i_BaseHandle) < 0) {
+        return -1;
+    }
+    return hl_type_add(mod, &st->t_TimerHandle, &timer_spec, st->i_BaseTimerHandle);
+}

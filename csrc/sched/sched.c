@@ -1,0 +1,164 @@
+/* The scheduler: entries in, entries out, and what is flushed after each. */
+#include "sched/sched.h"
+
+#include <string.h>
+
+const char hl_loop_brand = 'h';
+
+#define READY_CAP 256
+#define FLUSH_CAP 16
+
+static inline PyObject *
+entry_object(hl_entry e)
+{
+    return (PyObject *)(e.tagged & ~HL_KIND_MASK);
+}
+
+/* STEP and WAKE entries own their argument, the others have none that is an object. */
+static inline PyObject *
+entry_argument(hl_entry e)
+{
+    int kind = (int)(e.tagged & HL_KIND_MASK);
+    return kind == HL_KIND_STEP || kind == HL_KIND_WAKE ? (PyObject *)e.arg : NULL;
+}
+
+void
+hl_entry_drop(hl_entry e)
+{
+    Py_XDECREF(entry_argument(e));
+    Py_DECREF(entry_object(e));
+}
+
+int
+hl_sched_init(hl_sched *s, hl_state *st)
+{
+    memset(s, 0, sizeof(*s));
+    s->st = st;
+    hl_heap_init(&s->timers);
+    if (hl_ring_init(&s->ready, READY_CAP) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+void
+hl_sched_clear(hl_sched *s)
+{
+    /* Dropping runs finalisers, which may push: the ring is consistent at every drop. */
+    while (s->ready.v != NULL && hl_ring_len(&s->ready) > 0) {
+        hl_entry_drop(hl_ring_pop(&s->ready));
+    }
+    while (s->timers.len > 0) {
+        Py_DECREF(hl_timer_handle(hl_heap_pop(&s->timers)));
+    }
+    while (s->n_flush > 0) {
+        hl_entry e = s->flush[--s->n_flush];
+        if (e.tagged != 0) {
+            hl_entry_drop(e);
+        }
+    }
+}
+
+void
+hl_sched_fini(hl_sched *s)
+{
+    hl_sched_clear(s);
+    hl_ring_fini(&s->ready);
+    hl_heap_fini(&s->timers);
+    free(s->flush);
+    s->flush = NULL;
+    s->cap_flush = 0;
+}
+
+int
+hl_sched_traverse(hl_sched *s, visitproc visit, void *arg)
+{
+    size_t n = s->ready.v == NULL ? 0 : hl_ring_len(&s->ready);
+    for (size_t i = 0; i < n; i++) {
+        hl_entry *e = hl_ring_at(&s->ready, i);
+        Py_VISIT(entry_object(*e));
+        Py_VISIT(entry_argument(*e));
+    }
+    for (size_t i = 0; i < s->timers.len; i++) {
+        Py_VISIT(hl_timer_handle(s->timers.v[i].node));
+    }
+    for (size_t i = 0; i < s->n_flush; i++) {
+        Py_VISIT(entry_object(s->flush[i]));
+    }
+    return 0;
+}
+
+int
+hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg)
+{
+    hl_entry e = {(uintptr_t)obj | (uintptr_t)kind, arg};
+    if (HL_UNLIKELY(s->ready.v == NULL || hl_ring_push(&s->ready, e.tagged, arg) < 0)) {
+        hl_entry_drop(e);
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+int
+hl_sched_push(hl_sched *s, int kind, PyObject *obj, void *arg)
+{
+    return hl_sched_push_steal(s, kind, Py_NewRef(obj), arg);
+}
+
+int
+hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn)
+{
+    if (s->n_flush == s->cap_flush) {
+        size_t cap = s->cap_flush ? s->cap_flush * 2 : FLUSH_CAP;
+        hl_entry *v = realloc(s->flush, cap * sizeof(*v));
+        if (v == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        s->flush = v;
+        s->cap_flush = cap;
+    }
+    s->flush[s->n_flush++] =
+        (hl_entry){(uintptr_t)Py_NewRef(obj) | HL_KIND_CONT, (void *)fn};
+    return 0;
+}
+
+int
+hl_sched_flush_now(hl_sched *s)
+{
+    /* In the order of arrival; fn may add to the list, so it is read by index.  An entry
+     * that has run is blanked at once: the collector must not see it again. */
+    int rc = 0;
+    size_t i = 0;
+    while (i < s->n_flush && rc == 0) {
+        hl_entry e = s->flush[i];
+        PyObject *obj = entry_object(e);
+        rc = ((hl_cont_fn)e.arg)(obj);
+        s->flush[i++].tagged = 0;
+        Py_DECREF(obj);
+    }
+    s->n_flush -= i;
+    memmove(s->flush, s->flush + i, s->n_flush * sizeof(*s->flush));
+    return rc;
+}
+
+int
+hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg, PyObject *ctx)
+{
+    PyObject *stack[5] = {NULL, loop, func, NULL, NULL};
+    size_t n = 2;
+    if (arg != NULL) {
+        stack[1 + n++] = arg;
+    }
+    stack[1 + n] = ctx;
+    PyObject *handle = PyObject_VectorcallMethod(
+        st->s_call_soon, stack + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        ctx == NULL ? NULL : st->kw_context);
+    if (handle == NULL) {
+        return -1;
+    }
+    Py_DECREF(handle);
+    return 0;
+}

@@ -1,0 +1,51 @@
+"""Live objects of `_asyncio` with known contents, for the layout check at import.
+
+`csrc/py/compat.c` reads the fields it expects at the offsets it expects and compares.
+"""
+
+from __future__ import annotations
+
+import _asyncio
+import asyncio.tasks
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+
+class _Loop:
+    """As much of a loop as a future asks for when nothing ever runs."""
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> None:
+        """Drop the callback: the probe's objects never run."""
+
+
+def _callback(future: Any) -> None:
+    """Stand in a future's first callback field."""
+
+
+async def _coroutine() -> None:
+    """Stand in a task's coroutine field."""
+
+
+def probe() -> tuple[Any, ...]:
+    """Return objects and what their fields must hold (the order is compat.c's)."""
+    loop: Any = _Loop()
+    result = object()
+    done = _asyncio.Future(loop=loop)
+    done.set_result(result)
+    waiting = _asyncio.Future(loop=loop)
+    context = contextvars.copy_context()
+    waiting.add_done_callback(_callback, context=context)
+    waiting._asyncio_future_blocking = True
+    coroutine = _coroutine()
+    name = "hotloop-layout-probe"
+    task = _asyncio.Task(coroutine, loop=loop, name=name, context=context)
+    asyncio.tasks._unregister_task(task)  # all_tasks() shall never show it
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task.cancel()
+    task.cancel()
+    coroutine.close()
+    return (loop, done, result, waiting, _callback, context, task, coroutine, name, context)
