@@ -14,22 +14,25 @@ typedef struct {
     PyObject_HEAD
     const void *brand; /* the first members are those of hl_loop_head */
     hl_sched sched;
-    PyObject *mod;     /* owned: keeps sched.st alive; dropped last */
-    hl_poll *poll;     /* owned; NULL once closed */
-    hl_fdtab fds;      /* the loop owns the entries' objects */
+    PyObject *mod; /* owned: keeps sched.st alive; dropped last */
+    hl_poll *poll; /* owned; NULL once closed */
+    hl_fdtab fds;  /* the loop owns the entries' objects */
     hl_wake wake;
     PyObject *fileobjs; /* owned dict or NULL: what watched descriptors were named by */
     int signal_rfd;     /* the end of st->sig that this loop watches; -1: none */
     uint8_t signals;    /* HL_SIG_... flags of signals.c */
     hl_fdid signal_old; /* for hl_signals_leave() */
-    unsigned long thread_id;    /* of the running thread; 0: not running */
+    unsigned long thread_id; /* of the running thread; 0: not running */
     bool closed, stopping;
     bool time_overridden;      /* a subclass or an instance has a time() of its own */
+    bool call_at_overridden;   /* the same for call_at() */
     unsigned int type_version; /* tp_version_tag for which the flags were found */
-    PyObject *task_factory;      /* owned or NULL */
-    PyObject *exception_handler; /* owned or NULL */
+    PyObject *task_factory;    /* owned or NULL */
+    PyObject *current_handle;  /* owned or NULL: what runs now, in debug mode */
     double slow_callback_duration; /* seconds */
     uint64_t turns;
+    int64_t last_poll_ns;   /* when the poller was asked last */
+    unsigned unpolled;      /* turns since then */
     unsigned char *scratch; /* HL_SCRATCH_SIZE bytes, see hl_loop_scratch() */
 } LoopObject;
 
@@ -47,14 +50,15 @@ int hl_loop_check_closed(LoopObject *self);
 unsigned char *hl_loop_scratch(LoopObject *self);
 
 /* ---- watch.c ---- */
-/* Watch a side (HL_READ or HL_WRITE) of fd for a C owner: when it is ready, fn(obj) runs
- * in the same turn, in the order of the ready queue.  The loop takes its own reference to
- * obj until hl_loop_unwatch().  An event that is queued already when the side is unwatched
- * still calls fn once: fn checks its object's state.  0 or -1. */
-int hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_cont_fn fn);
+/* Watch a side (HL_READ or HL_WRITE) of fd for a C owner: when it is ready, fn(obj)
+ * runs in the same turn, in the order of the ready queue.  The loop takes its own
+ * reference to obj until hl_loop_unwatch().  An event that is queued already when the
+ * side is unwatched still calls fn once: fn checks its object's state.  0 or -1. */
+int hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj,
+                  hl_cont_fn fn);
 void hl_loop_unwatch(LoopObject *self, int fd, uint32_t side);
-/* Marks fd as owned by a transport (or no more): add_reader() and friends then refuse it
- * with RuntimeError, as asyncio does. */
+/* Marks fd as owned by a transport (or no more): add_reader() and friends then refuse
+ * it with RuntimeError, as asyncio does. */
 int hl_loop_own_fd(LoopObject *self, int fd);
 void hl_loop_disown_fd(LoopObject *self, int fd);
 /* -1 with asyncio's RuntimeError when a transport owns fd. */
@@ -80,10 +84,14 @@ extern PyMethodDef hl_signals_methods[];
 /* Turns until stopped: the middle of run_forever().  0, or -1 with an exception. */
 int hl_run(LoopObject *self);
 
+extern PyMethodDef hl_calls_methods[]; /* call_soon, call_later, create_task, ... */
+
 /* ---- loop.c ---- */
+/* Finds out anew what is overridden, and with it sched.plain. */
+void hl_loop_refresh(LoopObject *self);
 int hl_loop_exec(PyObject *mod, hl_state *st);
-/* Adds methods that a higher layer (net, proc) brings to the EventLoop type; called from
- * that layer's exec.  0 or -1. */
+/* Adds methods that a higher layer (net, proc) brings to the EventLoop type; called
+ * from that layer's exec.  0 or -1. */
 int hl_loop_add_methods(hl_state *st, PyMethodDef *methods);
 
 #endif

@@ -11,8 +11,8 @@ sizes_agree(hl_state *st)
            task->tp_basicsize == (Py_ssize_t)sizeof(hl_base_task);
 }
 
-/* probe: (loop, finished future, its result, waiting future, its callback, the callback's
- * context, task, coroutine, name, context); see hotloop._layout. */
+/* probe: (loop, finished future, its result, waiting future, its callback, the
+ * callback's context, task, coroutine, name, context); see hotloop._layout. */
 static bool
 fields_agree(PyObject *probe)
 {
@@ -65,8 +65,8 @@ check_handles(hl_state *st)
         {"_when", offsetof(hl_base_handle, when_slot)},
     };
     for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
-        int ok = handle_slot_agrees(st->i_BaseTimerHandle, slots[i].name,
-                                    slots[i].offset);
+        int ok =
+            handle_slot_agrees(st->i_BaseTimerHandle, slots[i].name, slots[i].offset);
         if (ok < 0) {
             return -1;
         }

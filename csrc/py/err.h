@@ -18,9 +18,10 @@ hl_err_propagates(void)
 }
 
 /* Hands the exception that is set to loop.call_exception_handler() (by its Python name,
- * so that an override is honoured) with the message and up to two more entries (key NULL:
- * none).  SystemExit and KeyboardInterrupt are left set and give -1, and so does a handler
- * that raises one of them; otherwise 0 with no exception set.  Runs Python code. */
+ * so that an override is honoured) with the message and up to two more entries (key
+ * NULL: none).  SystemExit and KeyboardInterrupt are left set and give -1, and so does
+ * a handler that raises one of them; otherwise 0 with no exception set.  Runs Python
+ * code. */
 int hl_report(hl_state *st, PyObject *loop, const char *message, PyObject *key1,
               PyObject *value1, PyObject *key2, PyObject *value2);
 

@@ -1,4 +1,5 @@
-/* The only file that knows private CPython structures and the versions they change with.
+/* The only file that knows private CPython structures and the versions they change
+ * with.
  *
  * Our Future and Task keep all their state in the fields of the _asyncio object they
  * extend, so that unbound asyncio.Future.* and asyncio.Task.* calls see the truth.  The
@@ -88,8 +89,8 @@ typedef struct {
     HL_BASE_TASK_FIELDS
 } hl_base_task;
 
-/* asyncio.Handle and asyncio.TimerHandle are Python classes with __slots__; the slots lie
- * in the order of their names, the timer's two behind the handle's. */
+/* asyncio.Handle and asyncio.TimerHandle are Python classes with __slots__; the slots
+ * lie in the order of their names, the timer's two behind the handle's. */
 #define HL_BASE_HANDLE_FIELDS                                                          \
     PyObject_HEAD                                                                      \
     PyObject *args;             /* _args */                                            \
@@ -106,7 +107,8 @@ typedef struct {
     HL_BASE_HANDLE_FIELDS
 } hl_base_handle;
 
-/* The context that is current in this thread, borrowed; NULL when none has been needed. */
+/* The context that is current in this thread, borrowed; NULL when none has been needed.
+ */
 static inline PyObject *
 hl_context_borrow(void)
 {
@@ -114,8 +116,8 @@ hl_context_borrow(void)
 }
 
 /* Where a socket.socket keeps its descriptor (-1 once it is closed): right behind the
- * object's head, and after it the family.  NULL when `sock`, whose descriptor is fd, does
- * not look like that. */
+ * object's head, and after it the family.  NULL when `sock`, whose descriptor is fd,
+ * does not look like that. */
 static inline const int *
 hl_socket_fd(PyObject *sock, int fd, int family)
 {

@@ -41,7 +41,8 @@ make_imports(hl_state *st)
     return 0;
 }
 
-/* asyncio keeps {loop: task} in a dictionary up to 3.13 and in the thread state later. */
+/* asyncio keeps {loop: task} in a dictionary up to 3.13 and in the thread state later.
+ */
 static int
 find_current_tasks(hl_state *st)
 {
@@ -58,13 +59,25 @@ find_current_tasks(hl_state *st)
     return 0;
 }
 
+/* asyncio.eager_task_factory, and whether loop.create_task() takes eager_start. */
+static int
+find_eager(hl_state *st)
+{
+    st->eager_factory = import_attr("asyncio.tasks", "eager_task_factory");
+    PyObject *flag = import_attr("hotloop._layout", "TAKES_EAGER_START");
+    st->takes_eager_start = flag == Py_True;
+    Py_XDECREF(flag);
+    return st->eager_factory == NULL || flag == NULL ? -1 : 0;
+}
+
 int
 hl_state_init(PyObject *mod, hl_state *st)
 {
     memset(st, 0, sizeof(*st));
     st->mod = mod;
     hl_list_init(&st->tasks);
-    if (make_names(st) < 0 || make_imports(st) < 0 || find_current_tasks(st) < 0) {
+    if (make_names(st) < 0 || make_imports(st) < 0 || find_current_tasks(st) < 0 ||
+        find_eager(st) < 0) {
         return -1;
     }
     st->kw_context = PyTuple_Pack(1, st->s_context);

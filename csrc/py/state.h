@@ -1,7 +1,7 @@
 /* Per-module state: interned names, imported objects, types, free lists.
  *
- * Each list below is written once and expanded four times (declare, make, visit, clear),
- * so the four cannot drift apart.  Nothing mutable is static. */
+ * Each list below is written once and expanded four times (declare, make, visit,
+ * clear), so the four cannot drift apart.  Nothing mutable is static. */
 #ifndef HL_PY_STATE_H
 #define HL_PY_STATE_H
 
@@ -16,6 +16,11 @@
     X(_attach)                                                                         \
     X(_call_connection_lost)                                                           \
     X(_detach)                                                                         \
+    X(_check_callback)                                                                 \
+    X(_close_base)                                                                     \
+    X(_debug_changed)                                                                  \
+    X(call_at)                                                                         \
+    X(name)                                                                            \
     X(_enter_run)                                                                      \
     X(_leave_run)                                                                      \
     X(_loop)                                                                           \
@@ -116,7 +121,9 @@
     X(install_registry, "hotloop._registry", "install")                                \
     X(register_task, "asyncio.tasks", "_register_task")                                \
     X(unregister_task, "asyncio.tasks", "_unregister_task")                            \
-    X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")
+    X(BaseEventLoop, "asyncio.base_events", "BaseEventLoop")                           \
+    X(is_debug_mode, "asyncio.coroutines", "_is_debug_mode")                           \
+    X(get_running_loop, "asyncio.events", "_get_running_loop")
 
 #define HL_FREE_MAX 256 /* objects kept per free list */
 
@@ -140,6 +147,7 @@ typedef struct hl_state {
     PyObject *current_tasks; /* asyncio's {loop: task}, shared with _asyncio; or NULL */
     PyObject *coro_types;    /* set of types that asyncio.iscoroutine() has accepted */
     PyObject *eager_factory; /* asyncio.eager_task_factory; or NULL */
+    bool takes_eager_start;  /* does this version's loop.create_task()? */
     bool native;             /* our Future and Task fit this interpreter */
     bool tasks_listed;       /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;   /* last number given to an unnamed task */

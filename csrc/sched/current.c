@@ -1,9 +1,9 @@
 /* asyncio's record of the current task, kept lazily.
  *
  * asyncio sets the record before each step and clears it after.  When one step follows
- * another directly we replace the value and clear it only before something else runs, so
- * a chain of steps pays for one dictionary store each.  `s->current` says what we left
- * there: NULL nothing, None a finished task's place, else the task. */
+ * another directly we replace the value and clear it only before something else runs,
+ * so a chain of steps pays for one dictionary store each.  `s->current` says what we
+ * left there: NULL nothing, None a finished task's place, else the task. */
 #include "sched/sched.h"
 
 /* Up to 3.13 the record is a dictionary that asyncio shares with us. */
@@ -73,7 +73,8 @@ hl_current_done(hl_sched *s, PyObject *loop)
 static void
 dict_clear(hl_sched *s, PyObject *loop)
 {
-    /* Python code may have left or swapped the record itself: take only what is ours. */
+    /* Python code may have left or swapped the record itself: take only what is ours.
+     */
     PyObject *shown = PyDict_GetItemWithError(s->st->current_tasks, loop);
     if (shown != NULL && shown == s->current) {
         (void)PyDict_DelItem(s->st->current_tasks, loop);

@@ -98,7 +98,8 @@ static PyObject *
 Iter_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs < 1 || nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd", nargs);
+        PyErr_Format(PyExc_TypeError, "throw expected 1 to 3 arguments, got %zd",
+                     nargs);
         return NULL;
     }
     if (nargs > 1 && PyErr_WarnEx(PyExc_DeprecationWarning,
@@ -189,14 +190,10 @@ static PyMethodDef iter_methods[] = {
 };
 
 static PyType_Slot iter_slots[] = {
-    {Py_tp_dealloc, Iter_dealloc},
-    {Py_tp_traverse, Iter_traverse},
-    {Py_tp_clear, Iter_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, Iter_next},
-    {Py_am_send, Iter_send_slot},
-    {Py_tp_methods, iter_methods},
-    {0, NULL},
+    {Py_tp_dealloc, Iter_dealloc}, {Py_tp_traverse, Iter_traverse},
+    {Py_tp_clear, Iter_clear},     {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, Iter_next},   {Py_am_send, Iter_send_slot},
+    {Py_tp_methods, iter_methods}, {0, NULL},
 };
 
 static PyType_Spec iter_spec = {

@@ -1,9 +1,9 @@
 /* Future: the outcome, and who is told of it.
  *
- * All state lives in the fields of the _asyncio.Future underneath, so that whoever calls
- * asyncio.Future.result(fut) and the like finds the truth.  A pending future whose first
- * waiter is one of our tasks, on one of our loops, holds the task itself in callback0:
- * waking it is one entry on the ready ring. */
+ * All state lives in the fields of the _asyncio.Future underneath, so that whoever
+ * calls asyncio.Future.result(fut) and the like finds the truth.  A pending future
+ * whose first waiter is one of our tasks, on one of our loops, holds the task itself in
+ * callback0: waking it is one entry on the ready ring. */
 #include "sched/future.h"
 
 /* ---- life ---- */
@@ -225,7 +225,8 @@ Future_dealloc(PyObject *op)
     bool exact = st != NULL && type == st->t_Future;
     bool finalized = !exact || AS_FUTURE(op)->log_tb;
     /* Only a future that has something to say is finalised: the mark that this leaves
-     * in the collector's header must not be inherited by the next owner of the memory. */
+     * in the collector's header must not be inherited by the next owner of the memory.
+     */
     if (finalized && PyObject_CallFinalizerFromDealloc(op) < 0) {
         return; /* resurrected */
     }
@@ -265,8 +266,7 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
     }
     if (HL_LIKELY(s != NULL)) {
         PyObject *handle = hl_handle_new(s, loop, callback, &op, 1, ctx);
-        rc = handle == NULL ? -1
-                            : hl_sched_push_steal(s, HL_KIND_HANDLE, handle, NULL);
+        rc = handle == NULL ? -1 : hl_sched_push_steal(s, HL_KIND_HANDLE, handle, NULL);
     }
     else {
         Py_INCREF(loop);
@@ -508,9 +508,8 @@ hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *exc)
         return exc != NULL ? hl_future_fail(st, waiter, exc)
                            : hl_future_finish(st, waiter, result);
     }
-    PyObject *r = exc != NULL
-                      ? PyObject_CallMethod(waiter, "set_exception", "O", exc)
-                      : PyObject_CallMethod(waiter, "set_result", "O", result);
+    PyObject *r = exc != NULL ? PyObject_CallMethod(waiter, "set_exception", "O", exc)
+                              : PyObject_CallMethod(waiter, "set_result", "O", result);
     Py_XDECREF(r);
     return r == NULL ? -1 : 0;
 }
@@ -568,7 +567,8 @@ Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     PyObject *ctx = NULL;
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     if (nargs != 1 || nkw > 1 ||
-        (nkw == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "context") != 0)) {
+        (nkw == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0),
+                                                      "context") != 0)) {
         PyErr_SetString(PyExc_TypeError,
                         "add_done_callback() takes exactly one positional argument "
                         "and an optional keyword argument 'context'");
@@ -603,8 +603,8 @@ Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
-/* 1 and clears callback0 if it equals fn, 0 if not, -1 on error.  Comparing runs foreign
- * code that may change the future. */
+/* 1 and clears callback0 if it equals fn, 0 if not, -1 on error.  Comparing runs
+ * foreign code that may change the future. */
 static int
 remove_callback0(hl_state *st, PyObject *op, PyObject *fn)
 {

@@ -2,6 +2,7 @@
 #ifndef HL_SCHED_FUTURE_H
 #define HL_SCHED_FUTURE_H
 
+#include "py/compat.h"
 #include "sched/sched.h"
 
 #define AS_FUTURE(op) ((hl_base_future *)(op))
@@ -16,8 +17,8 @@ typedef struct {
 
 #define AS_TASK(op) ((TaskObject *)(op))
 
-/* Futures have no field of their own, so that hotloop.Task can extend hotloop.Future and
- * asyncio.Task both: the state is found by way of the loop, or of the type. */
+/* Futures have no field of their own, so that hotloop.Task can extend hotloop.Future
+ * and asyncio.Task both: the state is found by way of the loop, or of the type. */
 static inline hl_state *
 hl_future_state(PyObject *op)
 {

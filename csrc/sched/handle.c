@@ -1,7 +1,8 @@
 /* Handle and TimerHandle: a callback, its arguments inline, and its context.
  *
- * Both extend asyncio's Python classes and reuse the memory of their slots, so that they
- * are real asyncio.Handles; the attributes of the same names here shadow the slots. */
+ * Both extend asyncio's Python classes and reuse the memory of their slots, so that
+ * they are real asyncio.Handles; the attributes of the same names here shadow the
+ * slots. */
 #include "sched/handle.h"
 
 #include "core/clock.h"
@@ -199,9 +200,8 @@ invoke(hl_state *st, HandleObject *h, PyObject *func)
         return r;
     }
     if (HL_LIKELY(h->nargs >= 0)) {
-        return PyObject_Vectorcall(func, h->slot + 1,
-                                   (size_t)h->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                   NULL);
+        return PyObject_Vectorcall(
+            func, h->slot + 1, (size_t)h->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     PyObject *args = Py_NewRef(h->args);
     PyObject *r = PyObject_CallObject(func, args);
@@ -611,7 +611,10 @@ static PyGetSetDef timer_getset[] = {
 
 #define HANDLE_SLOTS                                                                   \
     {Py_tp_new, Handle_new}, {Py_tp_dealloc, Handle_dealloc},                          \
-        {Py_tp_traverse, Handle_traverse}, {Py_tp_clear, Handle_clear}
+        {Py_tp_traverse, Handle_traverse},                                             \
+    {                                                                                  \
+        Py_tp_clear, Handle_clear                                                      \
+    }
 
 static PyType_Slot handle_slots[] = {
     HANDLE_SLOTS,

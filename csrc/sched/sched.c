@@ -45,7 +45,8 @@ hl_sched_init(hl_sched *s, hl_state *st)
 void
 hl_sched_clear(hl_sched *s)
 {
-    /* Dropping runs finalisers, which may push: the ring is consistent at every drop. */
+    /* Dropping runs finalisers, which may push: the ring is consistent at every drop.
+     */
     while (s->ready.v != NULL && hl_ring_len(&s->ready) > 0) {
         hl_entry_drop(hl_ring_pop(&s->ready));
     }
@@ -128,8 +129,8 @@ hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn)
 int
 hl_sched_flush_now(hl_sched *s)
 {
-    /* In the order of arrival; fn may add to the list, so it is read by index.  An entry
-     * that has run is blanked at once: the collector must not see it again. */
+    /* In the order of arrival; fn may add to the list, so it is read by index.  An
+     * entry that has run is blanked at once: the collector must not see it again. */
     int rc = 0;
     size_t i = 0;
     while (i < s->n_flush && rc == 0) {
@@ -153,9 +154,9 @@ hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg, PyObje
         stack[1 + n++] = arg;
     }
     stack[1 + n] = ctx;
-    PyObject *handle = PyObject_VectorcallMethod(
-        st->s_call_soon, stack + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        ctx == NULL ? NULL : st->kw_context);
+    PyObject *handle = PyObject_VectorcallMethod(st->s_call_soon, stack + 1,
+                                                 n | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                                 ctx == NULL ? NULL : st->kw_context);
     if (handle == NULL) {
         return -1;
     }

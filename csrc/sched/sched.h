@@ -1,8 +1,8 @@
 /* The scheduler that a loop embeds: the ready ring and the timers.
  *
- * It is the first member of every loop object, so a future finds it from its loop pointer
- * without a Python call.  All of it belongs to the thread that runs the loop; under the
- * GIL other threads may push (call_soon_threadsafe). */
+ * It is the first member of every loop object, so a future finds it from its loop
+ * pointer without a Python call.  All of it belongs to the thread that runs the loop;
+ * under the GIL other threads may push (call_soon_threadsafe). */
 #ifndef HL_SCHED_SCHED_H
 #define HL_SCHED_SCHED_H
 
@@ -26,8 +26,8 @@ typedef struct hl_sched {
     hl_ring ready;
     hl_heap timers;
     hl_state *st;
-    bool plain;        /* open, debug off, call_soon not overridden: nobody can tell a
-                          direct push from loop.call_soon() */
+    bool plain; /* open, debug off, call_soon not overridden: nobody can tell a
+                   direct push from loop.call_soon() */
     bool debug;
     bool sleeping;     /* in, or about to enter, a poll that blocks */
     bool in_callback;  /* a callback or step of this loop is running on its thread */
@@ -37,8 +37,8 @@ typedef struct hl_sched {
     size_t n_flush, cap_flush;
 } hl_sched;
 
-/* What every loop object begins with.  `brand` holds the address of hl_loop_brand in our
- * loops: it tells them from any other object without a look at their type. */
+/* What every loop object begins with.  `brand` holds the address of hl_loop_brand in
+ * our loops: it tells them from any other object without a look at their type. */
 typedef struct {
     PyObject_HEAD
     const void *brand;
@@ -61,7 +61,8 @@ hl_sched_of(PyObject *op)
     return op != NULL && hl_is_loop(op) ? &((hl_loop_head *)op)->sched : NULL;
 }
 
-/* The scheduler if a direct push is indistinguishable from loop.call_soon(), or NULL. */
+/* The scheduler if a direct push is indistinguishable from loop.call_soon(), or NULL.
+ */
 static inline hl_sched *
 hl_sched_plain(PyObject *op)
 {
@@ -75,8 +76,8 @@ void hl_sched_clear(hl_sched *s);
 void hl_sched_fini(hl_sched *s);
 int hl_sched_traverse(hl_sched *s, visitproc visit, void *arg);
 
-/* Appends an entry.  Takes its own reference to obj; arg is stolen for STEP and WAKE, on
- * failure too.  0, or -1 with MemoryError. */
+/* Appends an entry.  Takes its own reference to obj; arg is stolen for STEP and WAKE,
+ * on failure too.  0, or -1 with MemoryError. */
 int hl_sched_push(hl_sched *s, int kind, PyObject *obj, void *arg);
 /* The same, but steals the reference to obj too. */
 int hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg);
@@ -88,8 +89,8 @@ int hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn);
 /* Runs what hl_sched_flush_later() collected.  0, or -1 with an exception. */
 int hl_sched_flush_now(hl_sched *s);
 
-/* loop.call_soon(func, arg, context=ctx) by its Python name, for loops that are not plain
- * or not ours; arg and ctx may be NULL.  0 or -1. */
+/* loop.call_soon(func, arg, context=ctx) by its Python name, for loops that are not
+ * plain or not ours; arg and ctx may be NULL.  0 or -1. */
 int hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg,
                  PyObject *ctx);
 
@@ -136,8 +137,8 @@ int hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *ex
 /* name, context: NULL or None for none; eager: start at once. */
 PyObject *hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
                       PyObject *name, PyObject *context, bool eager);
-/* A callable that wakes the task from the future it is called with: what the fused waiter
- * of a future looks like from outside. */
+/* A callable that wakes the task from the future it is called with: what the fused
+ * waiter of a future looks like from outside. */
 PyObject *hl_task_wakeup(hl_state *st, PyObject *task);
 /* One step or wake-up from the ring; steals exc / fut.  -1: what must propagate. */
 int hl_task_run_step(hl_sched *s, PyObject *task, PyObject *exc);

@@ -1,12 +1,11 @@
 /* Task: a coroutine and its place in the loop.
  *
- * On a plain loop of ours a step is one entry on the ready ring, and waiting for a future
- * of ours stores the task in the future: no handle, no wrapper, no Python call.  Anywhere
- * else (debug mode, an overridden call_soon, a foreign loop) the task goes through
- * loop.call_soon() with a TaskWakeup object, as asyncio's does. */
+ * On a plain loop of ours a step is one entry on the ready ring, and waiting for a
+ * future of ours stores the task in the future: no handle, no wrapper, no Python call.
+ * Anywhere else (debug mode, an overridden call_soon, a foreign loop) the task goes
+ * through loop.call_soon() with a TaskWakeup object, as asyncio's does. */
 #include "sched/future.h"
 
-#include "py/compat.h"
 #include "py/err.h"
 
 /* ---- the wrapper for the slow road ---- */
@@ -179,8 +178,7 @@ fail_soon(hl_state *st, TaskObject *t, const char *format, ...)
     va_start(va, format);
     PyObject *text = PyUnicode_FromFormatV(format, va);
     va_end(va);
-    PyObject *exc =
-        text == NULL ? NULL : PyObject_CallOneArg(PyExc_RuntimeError, text);
+    PyObject *exc = text == NULL ? NULL : PyObject_CallOneArg(PyExc_RuntimeError, text);
     Py_XDECREF(text);
     int rc = exc == NULL ? -1 : step_soon(st, t, exc);
     Py_XDECREF(exc);
@@ -216,8 +214,8 @@ delist(hl_state *st, TaskObject *t)
 
 /* ---- cancelling ---- */
 
-/* task._fut_waiter.cancel(msg=msg): 1, 0, or -1.  A chain of tasks that await each other
- * recurses once per link. */
+/* task._fut_waiter.cancel(msg=msg): 1, 0, or -1.  A chain of tasks that await each
+ * other recurses once per link. */
 static int
 cancel_waiter(hl_state *st, PyObject *waiter, PyObject *msg)
 {
@@ -345,8 +343,8 @@ add_wakeup(hl_state *st, TaskObject *t, PyObject *fut)
     }
     PyObject *ctx = Py_NewRef(t->context);
     PyObject *stack[] = {fut, wakeup, ctx};
-    PyObject *r = PyObject_VectorcallMethod(st->s_add_done_callback, stack, 2,
-                                            st->kw_context);
+    PyObject *r =
+        PyObject_VectorcallMethod(st->s_add_done_callback, stack, 2, st->kw_context);
     Py_DECREF(ctx);
     Py_DECREF(wakeup);
     Py_XDECREF(r);
@@ -497,7 +495,8 @@ throw_into(hl_state *st, PyObject *coro, PyObject *exc, PyObject **out)
     return PYGEN_ERROR;
 }
 
-/* The exception to throw, given that cancel() was called since the last step; new ref. */
+/* The exception to throw, given that cancel() was called since the last step; new ref.
+ */
 static PyObject *
 cancellation(hl_state *st, TaskObject *t, PyObject *exc)
 {
@@ -1041,8 +1040,8 @@ Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Task_set_name(PyObject *op, PyObject *value)
 {
-    PyObject *text = PyUnicode_CheckExact(value) ? Py_NewRef(value)
-                                                 : PyObject_Str(value);
+    PyObject *text =
+        PyUnicode_CheckExact(value) ? Py_NewRef(value) : PyObject_Str(value);
     if (text == NULL) {
         return NULL;
     }

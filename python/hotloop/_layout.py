@@ -6,10 +6,16 @@
 from __future__ import annotations
 
 import _asyncio
+import asyncio.base_events
 import asyncio.tasks
 import contextvars
+import inspect
 from collections.abc import Callable
 from typing import Any
+
+_create_task = inspect.signature(asyncio.base_events.BaseEventLoop.create_task).parameters
+# Where loop.create_task() hands any keyword on to the task, eager_start is one of them.
+TAKES_EAGER_START = "eager_start" in _create_task or "kwargs" in _create_task
 
 
 class _Loop:

@@ -1,0 +1,448 @@
+/* call_soon() and its relatives: what puts handles, timers and tasks into the
+ * scheduler. */
+#include "core/clock.h"
+#include "loop/loop.h"
+
+#include <stdlib.h>
+
+#define AS_LOOP(op) ((LoopObject *)(op))
+
+int
+hl_loop_check_closed(LoopObject *self)
+{
+    if (HL_UNLIKELY(self->closed)) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    return 0;
+}
+
+int
+hl_loop_time(LoopObject *self, double *out)
+{
+    if (HL_LIKELY(!self->time_overridden)) {
+        *out = hl_clock_seconds();
+        return 0;
+    }
+    hl_state *st = self->sched.st;
+    PyObject *r = PyObject_CallMethodNoArgs((PyObject *)self, st->s_time);
+    *out = r == NULL ? -1.0 : PyFloat_AsDouble(r);
+    Py_XDECREF(r);
+    return *out == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+int
+hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn)
+{
+    return hl_sched_push(&self->sched, HL_KIND_CONT, obj, (void *)fn);
+}
+
+void
+hl_loop_wakeup(LoopObject *self)
+{
+    /* Whoever wakes the sleeper first spares the others the system call. */
+    if (self->sched.sleeping) {
+        self->sched.sleeping = false;
+        hl_wake_signal(&self->wake);
+    }
+}
+
+unsigned char *
+hl_loop_scratch(LoopObject *self)
+{
+    if (HL_UNLIKELY(self->scratch == NULL)) {
+        self->scratch = malloc(HL_SCRATCH_SIZE);
+        if (self->scratch == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return self->scratch;
+}
+
+/* ---- arguments ---- */
+
+/* f(*args, context=None): the context (borrowed, NULL for none) into *ctx. */
+static int
+parse_context(const char *name, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, PyObject **ctx)
+{
+    *ctx = NULL;
+    if (HL_LIKELY(kwnames == NULL)) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(key, "context") != 0) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got an unexpected keyword argument '%U'", name, key);
+            return -1;
+        }
+        *ctx = args[nargs + i] == Py_None ? NULL : args[nargs + i];
+    }
+    if (*ctx != NULL && !PyContext_CheckExact(*ctx)) {
+        PyErr_Format(PyExc_TypeError, "%s() needs a Context as context, got %R", name,
+                     *ctx);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+need(const char *name, Py_ssize_t nargs, Py_ssize_t least)
+{
+    if (HL_UNLIKELY(nargs < least)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing required positional arguments (%zd given, at "
+                     "least %zd needed)",
+                     name, nargs, least);
+        return -1;
+    }
+    return 0;
+}
+
+/* In debug mode: the right thread, and something that can be called. */
+static HL_COLD int
+check_debug(LoopObject *self, PyObject *callback, const char *name, bool any_thread)
+{
+    if (!any_thread && self->thread_id != 0 &&
+        self->thread_id != PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Non-thread-safe operation invoked on an event loop other "
+                        "than the current one");
+        return -1;
+    }
+    PyObject *r =
+        PyObject_CallMethod((PyObject *)self, "_check_callback", "Os", callback, name);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+/* ---- handles ---- */
+
+static PyObject *
+soon(LoopObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
+{
+    PyObject *handle = hl_handle_new(&self->sched, (PyObject *)self, args[0], args + 1,
+                                     nargs - 1, ctx);
+    if (handle != NULL &&
+        hl_sched_push(&self->sched, HL_KIND_HANDLE, handle, NULL) < 0) {
+        Py_CLEAR(handle);
+    }
+    return handle;
+}
+
+static PyObject *
+Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *self = AS_LOOP(op);
+    PyObject *ctx;
+    if (need("call_soon", nargs, 1) < 0 ||
+        parse_context("call_soon", args, nargs, kwnames, &ctx) < 0 ||
+        hl_loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    if (HL_UNLIKELY(self->sched.debug) &&
+        check_debug(self, args[0], "call_soon", false) < 0) {
+        return NULL;
+    }
+    return soon(self, args, nargs, ctx);
+}
+
+static PyObject *
+Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                          PyObject *kwnames)
+{
+    LoopObject *self = AS_LOOP(op);
+    PyObject *ctx;
+    if (need("call_soon_threadsafe", nargs, 1) < 0 ||
+        parse_context("call_soon_threadsafe", args, nargs, kwnames, &ctx) < 0 ||
+        hl_loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    if (HL_UNLIKELY(self->sched.debug) &&
+        check_debug(self, args[0], "call_soon_threadsafe", true) < 0) {
+        return NULL;
+    }
+    PyObject *handle = soon(self, args, nargs, ctx);
+    if (handle != NULL) {
+        hl_loop_wakeup(self);
+    }
+    return handle;
+}
+
+static PyObject *
+at(LoopObject *self, double when, PyObject *const *args, Py_ssize_t nargs,
+   PyObject *ctx)
+{
+    return hl_timer_new(&self->sched, (PyObject *)self, when, args[0], args + 1,
+                        nargs - 1, ctx);
+}
+
+static PyObject *
+Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    LoopObject *self = AS_LOOP(op);
+    PyObject *ctx;
+    if (need("call_at", nargs, 2) < 0 ||
+        parse_context("call_at", args, nargs, kwnames, &ctx) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "when cannot be None");
+        return NULL;
+    }
+    if (hl_loop_check_closed(self) < 0 ||
+        (HL_UNLIKELY(self->sched.debug) &&
+         check_debug(self, args[1], "call_at", false) < 0)) {
+        return NULL;
+    }
+    double when = PyFloat_AsDouble(args[0]);
+    if (when == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return at(self, when, args + 1, nargs - 1, ctx);
+}
+
+/* self.call_at(self.time() + delay, ...) by name, for loops that override call_at(). */
+static HL_COLD PyObject *
+later_by_name(LoopObject *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject **stack = PyMem_Malloc(sizeof(*stack) * (size_t)(nargs + nkw + 2));
+    if (stack == NULL) {
+        return PyErr_NoMemory();
+    }
+    stack[0] = (PyObject *)self;
+    stack[1] = when;
+    for (Py_ssize_t i = 1; i < nargs + nkw; i++) {
+        stack[1 + i] = args[i];
+    }
+    PyObject *r = PyObject_VectorcallMethod(self->sched.st->s_call_at, stack,
+                                            (size_t)nargs + 1, kwnames);
+    PyMem_Free(stack);
+    return r;
+}
+
+/* time() + delay in the arithmetic of the delay's type, as asyncio computes it. */
+static HL_COLD int
+add_delay(double now, PyObject *delay, double *when)
+{
+    PyObject *start = PyFloat_FromDouble(now);
+    PyObject *sum = start == NULL ? NULL : PyNumber_Add(start, delay);
+    Py_XDECREF(start);
+    if (sum == NULL) {
+        return -1;
+    }
+    *when = PyFloat_AsDouble(sum);
+    Py_DECREF(sum);
+    return *when == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *
+Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    LoopObject *self = AS_LOOP(op);
+    PyObject *ctx;
+    double now, when;
+    if (need("call_later", nargs, 2) < 0 ||
+        parse_context("call_later", args, nargs, kwnames, &ctx) < 0) {
+        return NULL;
+    }
+    if (args[0] == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "delay must not be None");
+        return NULL;
+    }
+    if (hl_loop_time(self, &now) < 0) {
+        return NULL;
+    }
+    if (HL_LIKELY(PyFloat_CheckExact(args[0]))) {
+        when = now + PyFloat_AS_DOUBLE(args[0]);
+    }
+    else if (add_delay(now, args[0], &when) < 0) {
+        return NULL;
+    }
+    if (HL_UNLIKELY(self->call_at_overridden)) {
+        PyObject *moment = PyFloat_FromDouble(when);
+        PyObject *r =
+            moment == NULL ? NULL : later_by_name(self, moment, args, nargs, kwnames);
+        Py_XDECREF(moment);
+        return r;
+    }
+    if (hl_loop_check_closed(self) < 0 ||
+        (HL_UNLIKELY(self->sched.debug) &&
+         check_debug(self, args[1], "call_later", false) < 0)) {
+        return NULL;
+    }
+    return at(self, when, args + 1, nargs - 1, ctx);
+}
+
+/* ---- futures and tasks ---- */
+
+static PyObject *
+Loop_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return hl_future_new(AS_LOOP(op)->sched.st, op);
+}
+
+typedef struct {
+    PyObject *coro, *name, *context, *eager;
+} task_args;
+
+static int
+parse_task(hl_state *st, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+           task_args *out)
+{
+    *out = (task_args){nargs > 0 ? args[0] : NULL, NULL, NULL, NULL};
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < nkw; i++) {
+        PyObject *key = PyTuple_GET_ITEM(kwnames, i), *value = args[nargs + i];
+        if (PyUnicode_CompareWithASCIIString(key, "name") == 0) {
+            out->name = value;
+        }
+        else if (PyUnicode_CompareWithASCIIString(key, "context") == 0) {
+            out->context = value;
+        }
+        else if (PyUnicode_CompareWithASCIIString(key, "coro") == 0 && nargs == 0) {
+            out->coro = value;
+        }
+        else if (st->takes_eager_start &&
+                 PyUnicode_CompareWithASCIIString(key, "eager_start") == 0) {
+            out->eager = value;
+        }
+        else {
+            PyErr_Format(PyExc_TypeError,
+                         "create_task() got an unexpected keyword argument '%U'", key);
+            return -1;
+        }
+    }
+    if (nargs > 1 || out->coro == NULL) {
+        PyErr_SetString(PyExc_TypeError,
+                        "create_task() takes exactly one positional argument: coro");
+        return -1;
+    }
+    return 0;
+}
+
+/* With a factory the arguments go on as asyncio of this version hands them on: its own
+ * create_task() does that, on our loop. */
+static HL_COLD PyObject *
+create_by_factory(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *stack[6] = {(PyObject *)self};
+    if (nargs + nkw > 5) {
+        PyErr_SetString(PyExc_TypeError, "create_task() got too many arguments");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < nargs + nkw; i++) {
+        stack[1 + i] = args[i];
+    }
+    PyObject *func = PyObject_GetAttr(self->sched.st->i_BaseEventLoop,
+                                      self->sched.st->s_create_task);
+    PyObject *r = func == NULL
+                      ? NULL
+                      : PyObject_Vectorcall(func, stack, (size_t)nargs + 1, kwnames);
+    Py_XDECREF(func);
+    return r;
+}
+
+/* Without a Future and Task of ours for this interpreter: asyncio's Task. */
+static HL_COLD PyObject *
+create_base_task(LoopObject *self, const task_args *in)
+{
+    hl_state *st = self->sched.st;
+    PyObject *kwargs = Py_BuildValue("{sO}", "loop", self);
+    PyObject *args = PyTuple_Pack(1, in->coro);
+    PyObject *r = NULL;
+    if (kwargs != NULL && args != NULL &&
+        (in->name == NULL || PyDict_SetItemString(kwargs, "name", in->name) == 0) &&
+        (in->context == NULL ||
+         PyDict_SetItemString(kwargs, "context", in->context) == 0)) {
+        r = PyObject_Call(st->i_BaseTask, args, kwargs);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return r;
+}
+
+static PyObject *
+Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    LoopObject *self = AS_LOOP(op);
+    hl_state *st = self->sched.st;
+    task_args in;
+    bool eager = false;
+    if (parse_task(st, args, nargs, kwnames, &in) < 0 ||
+        hl_loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    if (HL_UNLIKELY(self->task_factory != NULL)) {
+        if (self->task_factory != st->eager_factory || !st->native) {
+            return create_by_factory(self, args, nargs, kwnames);
+        }
+        eager =
+            true; /* asyncio's own eager factory: the task can be ours all the same */
+    }
+    if (in.eager != NULL && in.eager != Py_None) {
+        int truth = PyObject_IsTrue(in.eager);
+        if (truth < 0) {
+            return NULL;
+        }
+        eager = truth;
+    }
+    if (HL_UNLIKELY(!st->native)) {
+        return create_base_task(self, &in);
+    }
+    return hl_task_new(st, st->t_Task, in.coro, op, in.name, in.context, eager);
+}
+
+static PyObject *
+Loop_set_task_factory(PyObject *op, PyObject *factory)
+{
+    if (factory != Py_None && !PyCallable_Check(factory)) {
+        PyErr_SetString(PyExc_TypeError, "task factory must be a callable or None");
+        return NULL;
+    }
+    Py_XSETREF(AS_LOOP(op)->task_factory,
+               factory == Py_None ? NULL : Py_NewRef(factory));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_get_task_factory(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *factory = AS_LOOP(op)->task_factory;
+    return Py_NewRef(factory == NULL ? Py_None : factory);
+}
+
+static PyObject *
+Loop_time(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
+{
+    return PyFloat_FromDouble(hl_clock_seconds());
+}
+
+#define FAST(name, func, doc)                                                          \
+    {name, (PyCFunction)(void (*)(void))func, METH_FASTCALL | METH_KEYWORDS, doc}
+
+PyMethodDef hl_calls_methods[] = {
+    FAST("call_soon", Loop_call_soon,
+         "Call callback(*args) in the next turn; return its Handle."),
+    FAST("call_soon_threadsafe", Loop_call_soon_threadsafe,
+         "call_soon() from any thread; wakes the loop."),
+    FAST("call_later", Loop_call_later,
+         "Call callback(*args) after delay seconds; return its TimerHandle."),
+    FAST("call_at", Loop_call_at,
+         "Call callback(*args) when time() reaches `when`; return its TimerHandle."),
+    FAST("create_task", Loop_create_task, "Schedule a coroutine; return its Task."),
+    {"create_future", Loop_create_future, METH_NOARGS, "A new Future of this loop."},
+    {"set_task_factory", Loop_set_task_factory, METH_O,
+     "What create_task() calls as factory(loop, coro, ...); None for the default."},
+    {"get_task_factory", Loop_get_task_factory, METH_NOARGS,
+     "The task factory, or None for the default."},
+    {"time", Loop_time, METH_NOARGS, "The loop's clock: time.monotonic(), in seconds."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,516 @@
+/* The EventLoop type: its life, its settings, and run_forever().
+ *
+ * A C type whose base is the Python class LoopBase: calls to its methods then stay
+ * specialised.  The base's own tp_traverse, tp_clear and tp_dealloc are never called;
+ * the instance dictionary that it brings is visited and cleared here. */
+#include "loop/loop.h"
+
+#include <string.h>
+
+#define AS_LOOP(op) ((LoopObject *)(op))
+
+/* ---- what is overridden ---- */
+
+/* Is `name` found on the instance, or on its type, as anything but our own method? */
+static bool
+overridden(LoopObject *self, PyObject *dict, PyObject *name)
+{
+    PyTypeObject *ours = self->sched.st->t_EventLoop;
+    if (dict != NULL && PyDict_GetItemWithError(dict, name) != NULL) {
+        return true;
+    }
+    PyObject *found = PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
+    bool other = found == NULL || !Py_IS_TYPE(found, &PyMethodDescr_Type) ||
+                 PyDescr_TYPE(found) != ours;
+    Py_XDECREF(found);
+    PyErr_Clear();
+    return other;
+}
+
+void
+hl_loop_refresh(LoopObject *self)
+{
+    hl_state *st = self->sched.st;
+    PyObject *saved = PyErr_GetRaisedException();
+    PyObject *dict = PyObject_GenericGetDict((PyObject *)self, NULL);
+    PyErr_Clear();
+    self->sched.plain =
+        !self->closed && !self->sched.debug && !overridden(self, dict, st->s_call_soon);
+    self->time_overridden = overridden(self, dict, st->s_time);
+    self->call_at_overridden = overridden(self, dict, st->s_call_at);
+    Py_XDECREF(dict);
+    (void)PyUnstable_Type_AssignVersionTag(Py_TYPE(self));
+    self->type_version = Py_TYPE(self)->tp_version_tag;
+    PyErr_SetRaisedException(saved);
+}
+
+static int
+Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    int rc = PyObject_GenericSetAttr(op, name, value);
+    if (rc == 0) {
+        hl_loop_refresh(AS_LOOP(op));
+    }
+    return rc;
+}
+
+/* ---- life ---- */
+
+static int
+open_poller(LoopObject *self, const char *backend)
+{
+    const hl_poll_ops *ops = hl_poll_find(backend);
+    if (ops == NULL) {
+        PyErr_Format(PyExc_ValueError, "there is no backend %s here",
+                     backend == NULL ? "(any)" : backend);
+        return -1;
+    }
+    int rc = ops->open(&self->poll);
+    if (rc < 0) {
+        return hl_raise_int(rc);
+    }
+    rc = hl_wake_open(&self->wake);
+    if (rc < 0) {
+        goto fail_wake;
+    }
+    rc = ops->ctl(self->poll, self->wake.rfd, 0, 0, HL_READ);
+    if (rc < 0) {
+        goto fail_ctl;
+    }
+    return 0;
+fail_ctl:
+    hl_wake_close(&self->wake);
+fail_wake:
+    ops->close(self->poll);
+    self->poll = NULL;
+    return hl_raise_int(rc);
+}
+
+static void
+close_poller(LoopObject *self)
+{
+    if (self->poll != NULL) {
+        hl_wake_close(&self->wake);
+        self->poll->ops->close(self->poll);
+        self->poll = NULL;
+    }
+}
+
+static PyObject *
+Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    hl_state *st = hl_state_by_type(type);
+    if (st == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "hotloop has been unloaded");
+        return NULL;
+    }
+    PyObject *op = type->tp_alloc(type, 0);
+    if (op == NULL) {
+        return NULL;
+    }
+    LoopObject *self = AS_LOOP(op);
+    self->mod = Py_NewRef(st->mod);
+    self->wake.rfd = self->wake.wfd = -1;
+    self->signal_rfd = -1;
+    self->slow_callback_duration = 0.1;
+    self->closed = true; /* until __init__ has opened it */
+    hl_fdtab_init(&self->fds);
+    if (hl_sched_init(&self->sched, st) < 0) {
+        Py_DECREF(op);
+        return NULL;
+    }
+    self->brand = &hl_loop_brand;
+    return op;
+}
+
+/* PYTHONASYNCIODEBUG and -X dev, as asyncio reads them. */
+static int
+debug_by_default(hl_state *st)
+{
+    PyObject *r = PyObject_CallNoArgs(st->i_is_debug_mode);
+    int debug = r == NULL ? -1 : PyObject_IsTrue(r);
+    Py_XDECREF(r);
+    return debug;
+}
+
+static int
+Loop_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"backend", NULL};
+    const char *backend = NULL;
+    LoopObject *self = AS_LOOP(op);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|z:EventLoop", names, &backend)) {
+        return -1;
+    }
+    if (self->poll != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a loop cannot be initialised twice");
+        return -1;
+    }
+    int debug = debug_by_default(self->sched.st);
+    if (debug < 0 || open_poller(self, backend) < 0) {
+        return -1;
+    }
+    self->sched.debug = debug != 0;
+    self->closed = false;
+    hl_loop_refresh(self);
+    return 0;
+}
+
+static int
+Loop_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    LoopObject *self = AS_LOOP(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->mod);
+    Py_VISIT(self->task_factory);
+    Py_VISIT(self->current_handle);
+    if (self->brand != NULL) {
+        int rc = hl_sched_traverse(&self->sched, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    int rc = hl_watch_traverse(self, visit, arg);
+    return rc != 0 ? rc : PyObject_VisitManagedDict(op, visit, arg);
+}
+
+static int
+Loop_clear(PyObject *op)
+{
+    LoopObject *self = AS_LOOP(op);
+    self->sched.plain = false;
+    Py_CLEAR(self->task_factory);
+    Py_CLEAR(self->current_handle);
+    hl_sched_clear(&self->sched);
+    hl_watch_clear(self);
+    PyObject_ClearManagedDict(op);
+    return 0;
+}
+
+/* The base's __del__ warns of a loop that was not closed, and closes it. */
+static void
+Loop_dealloc(PyObject *op)
+{
+    LoopObject *self = AS_LOOP(op);
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject *mod = self->mod;
+    if (self->brand != NULL && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return; /* resurrected */
+    }
+    PyObject_GC_UnTrack(op);
+    PyObject_ClearWeakRefs(op);
+    self->closed = true;
+    (void)Loop_clear(op);
+    hl_signals_close(self);
+    close_poller(self);
+    hl_sched_fini(&self->sched);
+    hl_fdtab_fini(&self->fds);
+    free(self->scratch);
+    self->brand = NULL;
+    type->tp_free(op);
+    Py_DECREF(type);
+    Py_XDECREF(mod);
+}
+
+/* ---- running ---- */
+
+static int
+check_running(LoopObject *self)
+{
+    if (self->thread_id != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+        return -1;
+    }
+    PyObject *other = PyObject_CallNoArgs(self->sched.st->i_get_running_loop);
+    if (other == NULL) {
+        return -1;
+    }
+    bool none = other == Py_None;
+    Py_DECREF(other);
+    if (!none) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Cannot run the event loop while another loop is running");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+call_base(LoopObject *self, PyObject *name)
+{
+    PyObject *r = PyObject_CallMethodNoArgs((PyObject *)self, name);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+/* Undoes enter(), whatever happened between; keeps the first exception. */
+static int
+leave(LoopObject *self, int rc)
+{
+    PyObject *saved = PyErr_GetRaisedException();
+    self->thread_id = 0;
+    self->stopping = false;
+    hl_signals_leave(self);
+    if (call_base(self, self->sched.st->s__leave_run) < 0) {
+        rc = -1;
+    }
+    if (saved != NULL) {
+        PyErr_Clear();
+        PyErr_SetRaisedException(saved);
+    }
+    return rc;
+}
+
+static PyObject *
+Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = AS_LOOP(op);
+    if (hl_loop_check_closed(self) < 0 || check_running(self) < 0) {
+        return NULL;
+    }
+    Py_INCREF(op);
+    self->thread_id = PyThread_get_thread_ident();
+    self->unpolled = 0;
+    self->last_poll_ns = 0;
+    int rc = call_base(self, self->sched.st->s__enter_run);
+    if (rc == 0) {
+        rc = hl_signals_enter(self);
+    }
+    if (rc == 0) {
+        rc = hl_run(self);
+    }
+    rc = leave(self, rc);
+    Py_DECREF(op);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    AS_LOOP(op)->stopping = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = AS_LOOP(op);
+    if (self->thread_id != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
+        return NULL;
+    }
+    if (self->closed) {
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(op);
+    self->closed = true;
+    self->sched.plain = false;
+    hl_sched_clear(&self->sched);
+    int rc = call_base(self, self->sched.st->s__close_base);
+    PyObject *saved = PyErr_GetRaisedException();
+    hl_signals_close(self);
+    hl_watch_clear(self);
+    hl_sched_clear(&self->sched);
+    close_poller(self);
+    free(self->scratch);
+    self->scratch = NULL;
+    PyErr_SetRaisedException(saved);
+    Py_DECREF(op);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- settings and questions ---- */
+
+static PyObject *
+Loop_is_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(AS_LOOP(op)->thread_id != 0);
+}
+
+static PyObject *
+Loop_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(AS_LOOP(op)->closed);
+}
+
+static PyObject *
+Loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(AS_LOOP(op)->sched.debug);
+}
+
+static PyObject *
+Loop_set_debug(PyObject *op, PyObject *value)
+{
+    LoopObject *self = AS_LOOP(op);
+    int debug = PyObject_IsTrue(value);
+    if (debug < 0) {
+        return NULL;
+    }
+    self->sched.debug = debug != 0;
+    hl_loop_refresh(self);
+    if (self->thread_id == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyObject_CallMethod(op, "_debug_changed", "O", debug ? Py_True : Py_False);
+}
+
+static PyObject *
+Loop_check_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (hl_loop_check_closed(AS_LOOP(op)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_check_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (check_running(AS_LOOP(op)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Loop_check_thread(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = AS_LOOP(op);
+    if (self->thread_id != 0 && self->thread_id != PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Non-thread-safe operation invoked on an event loop other "
+                        "than the current one");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+get_thread_id(PyObject *op, void *closure)
+{
+    (void)closure;
+    unsigned long id = AS_LOOP(op)->thread_id;
+    return id == 0 ? Py_NewRef(Py_None) : PyLong_FromUnsignedLong(id);
+}
+
+static PyObject *
+get_backend(PyObject *op, void *closure)
+{
+    (void)closure;
+    hl_poll *poll = AS_LOOP(op)->poll;
+    return poll == NULL ? Py_NewRef(Py_None) : PyUnicode_FromString(poll->ops->name);
+}
+
+static PyObject *
+get_turns(PyObject *op, void *closure)
+{
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(AS_LOOP(op)->turns);
+}
+
+static PyObject *
+get_task_factory(PyObject *op, void *closure)
+{
+    (void)closure;
+    PyObject *factory = AS_LOOP(op)->task_factory;
+    return Py_NewRef(factory == NULL ? Py_None : factory);
+}
+
+static PyObject *
+get_current_handle(PyObject *op, void *closure)
+{
+    (void)closure;
+    PyObject *handle = AS_LOOP(op)->current_handle;
+    return Py_NewRef(handle == NULL ? Py_None : handle);
+}
+
+static PyMethodDef loop_methods[] = {
+    {"run_forever", Loop_run_forever, METH_NOARGS, "Run until stop() is called."},
+    {"stop", Loop_stop, METH_NOARGS, "Leave run_forever() at the end of this turn."},
+    {"close", Loop_close, METH_NOARGS, "Release everything; the loop must not run."},
+    {"is_running", Loop_is_running, METH_NOARGS, "Is the loop running?"},
+    {"is_closed", Loop_is_closed, METH_NOARGS, "Has the loop been closed?"},
+    {"get_debug", Loop_get_debug, METH_NOARGS, "Is debug mode on?"},
+    {"set_debug", Loop_set_debug, METH_O, "Turn debug mode on or off."},
+    {"_check_closed", Loop_check_closed, METH_NOARGS,
+     "RuntimeError if the loop is closed."},
+    {"_check_running", Loop_check_running, METH_NOARGS,
+     "RuntimeError if this loop, or another one in this thread, runs."},
+    {"_check_thread", Loop_check_thread, METH_NOARGS,
+     "RuntimeError if the loop runs in another thread."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef loop_getset[] = {
+    {"_thread_id", get_thread_id, NULL, "The running thread's ident, or None.", NULL},
+    {"backend", get_backend, NULL, "The poller's name; None once closed.", NULL},
+    {"_turns", get_turns, NULL, "How many turns the loop has taken.", NULL},
+    {"_task_factory", get_task_factory, NULL, NULL, NULL},
+    {"_current_handle", get_current_handle, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef loop_members[] = {
+    {"slow_callback_duration", Py_T_DOUBLE,
+     offsetof(LoopObject, slow_callback_duration), 0,
+     "Seconds after which debug mode reports a callback as slow."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot loop_slots[] = {
+    {Py_tp_new, Loop_new},
+    {Py_tp_init, Loop_init},
+    {Py_tp_dealloc, Loop_dealloc},
+    {Py_tp_traverse, Loop_traverse},
+    {Py_tp_clear, Loop_clear},
+    {Py_tp_setattro, Loop_setattro},
+    {Py_tp_methods, loop_methods},
+    {Py_tp_getset, loop_getset},
+    {Py_tp_members, loop_members},
+    {Py_tp_doc, "An asyncio event loop; see asyncio.AbstractEventLoop."},
+    {0, NULL},
+};
+
+static PyType_Spec loop_spec = {
+    .name = "hotloop.EventLoop",
+    .basicsize = sizeof(LoopObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = loop_slots,
+};
+
+int
+hl_loop_add_methods(hl_state *st, PyMethodDef *methods)
+{
+    for (; methods->ml_name != NULL; methods++) {
+        PyObject *descr = PyDescr_NewMethod(st->t_EventLoop, methods);
+        if (descr == NULL) {
+            return -1;
+        }
+        int rc = PyObject_SetAttrString((PyObject *)st->t_EventLoop, methods->ml_name,
+                                        descr);
+        Py_DECREF(descr);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Python computed the set of abstract methods of LoopBase; ours are not among them. */
+int
+hl_loop_exec(PyObject *mod, hl_state *st)
+{
+    if (hl_type_add(mod, &st->t_EventLoop, &loop_spec, st->i_LoopBase) < 0 ||
+        hl_loop_add_methods(st, hl_calls_methods) < 0 ||
+        hl_loop_add_methods(st, hl_watch_methods) < 0) {
+        return -1;
+    }
+    return hl_loop_add_methods(st, hl_signals_methods);
+}

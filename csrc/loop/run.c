@@ -1,0 +1,285 @@
+/* One turn of the loop, and turns until stopped.  Nothing else.
+ *
+ * A turn asks the poller, queues what is ready and what is due, and runs exactly the
+ * entries that are queued by then, whatever their kind, in their order. */
+#include "core/clock.h"
+#include "loop/loop.h"
+
+#include <math.h>
+
+#define FIRED_CAP 256
+
+/* With work ready the poller is asked only this often: I/O waits at most so long. */
+#define UNPOLLED_TURNS 64
+#define UNPOLLED_NS 50000
+
+/* asyncio waits no longer than a day at a time, so that no clock can overflow. */
+#define LONGEST_WAIT_S 86400.0
+/* asyncio runs timers that are due within the clock's resolution. */
+#define CLOCK_RESOLUTION 1e-9
+
+/* ---- polling ---- */
+
+/* Nanoseconds to the next timer: 0 when due, -1 without timers. */
+static int
+time_left(LoopObject *self, int64_t *out)
+{
+    hl_timer *top = hl_heap_top(&self->sched.timers);
+    double now;
+    if (top == NULL) {
+        *out = -1;
+        return 0;
+    }
+    if (hl_loop_time(self, &now) < 0) {
+        return -1;
+    }
+    /* time() may have run anything: the top may be another one. */
+    top = hl_heap_top(&self->sched.timers);
+    double left = top == NULL ? 0.0 : top->when - now;
+    if (!(left > 0.0)) {
+        *out = 0;
+    }
+    else if (left > LONGEST_WAIT_S) {
+        *out = (int64_t)(LONGEST_WAIT_S * 1e9);
+    }
+    else {
+        *out = (int64_t)ceil(left * 1e9); /* never early */
+    }
+    return 0;
+}
+
+/* Takes our own wakeup descriptor out of what fired: how many are left. */
+static int
+take_wakeup(LoopObject *self, hl_fired *fired, int n)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        if (fired[i].fd == self->wake.rfd) {
+            hl_wake_drain(&self->wake);
+        }
+        else {
+            fired[kept++] = fired[i];
+        }
+    }
+    return kept;
+}
+
+static int
+wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
+{
+    hl_poll *poll = self->poll;
+    int n;
+    /* Published under the GIL, which call_soon_threadsafe() holds as well. */
+    self->sched.sleeping = true;
+    Py_BEGIN_ALLOW_THREADS
+    n = poll->ops->wait(poll, fired, FIRED_CAP, timeout);
+    Py_END_ALLOW_THREADS
+    self->sched.sleeping = false;
+    return n;
+}
+
+static int
+ask_poller(LoopObject *self, int64_t timeout)
+{
+    hl_fired fired[FIRED_CAP];
+    int n = timeout == 0 ? self->poll->ops->wait(self->poll, fired, FIRED_CAP, 0)
+                         : wait_blocking(self, fired, timeout);
+    self->unpolled = 0;
+    if (n == -EINTR) {
+        n = 0; /* the signal is looked at by the caller */
+    }
+    if (n < 0) {
+        return hl_raise_int(n);
+    }
+    if (n > 0) {
+        n = take_wakeup(self, fired, n);
+    }
+    return n > 0 ? hl_watch_dispatch(self, fired, n) : 0;
+}
+
+/* Polls, unless there is work and the poller was asked a moment ago. */
+static int
+poll_step(LoopObject *self)
+{
+    int64_t timeout = 0;
+    bool busy = hl_ring_len(&self->sched.ready) > 0;
+    if (busy && ++self->unpolled < UNPOLLED_TURNS) {
+        int64_t now = hl_clock_ns();
+        if (now - self->last_poll_ns < UNPOLLED_NS) {
+            return 0;
+        }
+        self->last_poll_ns = now;
+        return ask_poller(self, 0);
+    }
+    if (!busy && !self->stopping && time_left(self, &timeout) < 0) {
+        return -1;
+    }
+    /* time() may have queued something, or closed the loop's way out. */
+    if (hl_ring_len(&self->sched.ready) > 0) {
+        timeout = 0;
+    }
+    if (ask_poller(self, timeout) < 0) {
+        return -1;
+    }
+    self->last_poll_ns = hl_clock_ns();
+    return 0;
+}
+
+/* ---- timers ---- */
+
+/* Queues the handles that are due, in the order of their deadlines. */
+static int
+queue_due(LoopObject *self)
+{
+    hl_sched *s = &self->sched;
+    double now;
+    if (HL_LIKELY(s->timers.len == 0)) {
+        return 0;
+    }
+    if (hl_loop_time(self, &now) < 0) {
+        return -1;
+    }
+    now += CLOCK_RESOLUTION;
+    hl_timer *top;
+    while ((top = hl_heap_top(&s->timers)) != NULL && !(top->when >= now)) {
+        (void)hl_heap_pop(&s->timers);
+        /* The heap's reference becomes the ring's. */
+        if (hl_sched_push_steal(s, HL_KIND_HANDLE, hl_timer_handle(top), NULL) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- running ---- */
+
+/* In debug mode a handle that held the loop up is named in the log. */
+static HL_COLD int
+run_handle_debug(LoopObject *self, PyObject *handle)
+{
+    double before, after;
+    hl_state *st = self->sched.st;
+    Py_XSETREF(self->current_handle, Py_NewRef(handle));
+    int rc = hl_loop_time(self, &before);
+    if (rc == 0) {
+        rc = hl_handle_run(st, handle);
+    }
+    if (rc == 0 && (rc = hl_loop_time(self, &after)) == 0 &&
+        after - before >= self->slow_callback_duration) {
+        PyObject *r =
+            PyObject_CallFunction(st->i_slow_callback, "Od", handle, after - before);
+        Py_XDECREF(r);
+        rc = r == NULL ? -1 : 0;
+    }
+    Py_CLEAR(self->current_handle);
+    return rc;
+}
+
+static int
+run_cont(LoopObject *self, PyObject *obj, hl_cont_fn fn)
+{
+    if (HL_LIKELY(fn(obj) == 0)) {
+        return 0;
+    }
+    return hl_report(self->sched.st, (PyObject *)self, "Exception in a transport", NULL,
+                     NULL, NULL, NULL);
+}
+
+/* Runs one entry, which is ours now.  -1: what must leave run_forever(). */
+static int
+run_entry(LoopObject *self, hl_entry e)
+{
+    hl_sched *s = &self->sched;
+    PyObject *obj = (PyObject *)(e.tagged & ~HL_KIND_MASK);
+    int kind = (int)(e.tagged & HL_KIND_MASK);
+    int rc;
+    switch (kind) {
+    case HL_KIND_STEP:
+        rc = hl_task_run_step(s, obj, (PyObject *)e.arg);
+        break;
+    case HL_KIND_WAKE:
+        rc = hl_task_run_wake(s, obj, (PyObject *)e.arg);
+        break;
+    case HL_KIND_HANDLE:
+        hl_current_clear(s, (PyObject *)self);
+        rc = HL_UNLIKELY(s->debug) ? run_handle_debug(self, obj)
+                                   : hl_handle_run(s->st, obj);
+        break;
+    default:
+        hl_current_clear(s, (PyObject *)self);
+        rc = run_cont(self, obj, (hl_cont_fn)e.arg);
+        break;
+    }
+    Py_DECREF(obj);
+    return rc;
+}
+
+/* What was written in the callback or step leaves now. */
+static int
+flush(LoopObject *self, int rc)
+{
+    PyObject *saved = rc < 0 ? PyErr_GetRaisedException() : NULL;
+    hl_current_clear(&self->sched, (PyObject *)self);
+    if (hl_sched_flush_now(&self->sched) < 0 && saved == NULL) {
+        rc = hl_report(self->sched.st, (PyObject *)self, "Exception in a transport",
+                       NULL, NULL, NULL, NULL);
+    }
+    if (saved != NULL) {
+        PyErr_Clear();
+        PyErr_SetRaisedException(saved);
+    }
+    return rc;
+}
+
+static int
+run_ready(LoopObject *self)
+{
+    hl_sched *s = &self->sched;
+    int rc = 0;
+    bool outer = s->in_callback; /* a nested run_forever() inside a callback */
+    s->in_callback = true;
+    for (size_t n = hl_ring_len(&s->ready); n > 0 && rc == 0; n--) {
+        if (HL_UNLIKELY(hl_ring_len(&s->ready) == 0)) {
+            break; /* a nested run took them */
+        }
+        rc = run_entry(self, hl_ring_pop(&s->ready));
+        if (HL_UNLIKELY(s->n_flush > 0)) {
+            rc = flush(self, rc);
+        }
+    }
+    s->in_callback = outer;
+    hl_current_clear(s, (PyObject *)self);
+    return rc;
+}
+
+/* What a class-level assignment changed since the last turn. */
+static void
+look_at_type(LoopObject *self)
+{
+    unsigned int tag = Py_TYPE(self)->tp_version_tag;
+    if (HL_UNLIKELY(tag != self->type_version || tag == 0)) {
+        hl_loop_refresh(self);
+    }
+}
+
+static int
+turn(LoopObject *self)
+{
+    self->turns++;
+    look_at_type(self);
+    if (poll_step(self) < 0 || PyErr_CheckSignals() < 0 || queue_due(self) < 0) {
+        return -1;
+    }
+    return run_ready(self);
+}
+
+int
+hl_run(LoopObject *self)
+{
+    int rc;
+    do {
+        rc = turn(self);
+    } while (rc == 0 && !self->stopping);
+    self->stopping = false;
+    return rc;
+}
