@@ -31,7 +31,7 @@ SANITIZERS = [
 WRAPPED = ["malloc", "calloc", "realloc"]
 WRAPPED_BY = {"test_poll": ["syscall"]}
 # The pipe that stands in for an eventfd on other systems is tested here as well.
-VARIANTS = [(source.stem, source, []) for source in PROGRAMS] + [
+VARIANTS: list[tuple[str, Path, list[str]]] = [(source.stem, source, []) for source in PROGRAMS] + [
     ("test_wake-pipe", ROOT / "tests" / "c" / "test_wake.c", ["-DHL_WAKE_PIPE"])
 ]
 

@@ -17,7 +17,7 @@
 #define HL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define HL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define HL_COLD __attribute__((cold, noinline))
-#define hl_container_of(p, T, m) ((T *)((char *)(p)-offsetof(T, m)))
+#define hl_container_of(p, T, m) ((T *)((char *)(p) - offsetof(T, m)))
 
 /* Sides of a descriptor; also the bits of an interest mask. */
 #define HL_READ 1u

@@ -100,11 +100,12 @@ drop_closed(select_poll *p)
     return any;
 }
 
-/* Reports from fd `from` up to `to`; *left counts the bits not yet seen. */
+/* The first ready descriptor in [from, to), or -1; *left counts the bits not yet seen.
+ */
 static int
-collect(const fd_set *r, const fd_set *w, int from, int to, int *left)
+next_ready(const fd_set *r, const fd_set *w, int from, int to, int *left)
 {
-    for (int fd = from; fd<to && * left> 0; fd++) {
+    for (int fd = from; fd < to && *left > 0; fd++) {
         int bits = !!FD_ISSET(fd, r) + !!FD_ISSET(fd, w);
         if (bits != 0) {
             *left -= bits;
@@ -124,7 +125,7 @@ report(select_poll *p, const fd_set *r, const fd_set *w, int left, hl_fired *out
     p->next = 0;
     for (int i = 0; i < 2; i++) {
         int fd = part[i][0];
-        while ((fd = collect(r, w, fd, part[i][1], &left)) >= 0) {
+        while ((fd = next_ready(r, w, fd, part[i][1], &left)) >= 0) {
             out[n++] = (hl_fired){fd, p->gen[fd],
                                   (FD_ISSET(fd, r) ? HL_READ : 0u) |
                                       (FD_ISSET(fd, w) ? HL_WRITE : 0u)};
