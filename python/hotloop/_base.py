@@ -95,8 +95,9 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
         return weakref.WeakSet()
 
     def __repr__(self) -> str:
+        cls = type(self)
         return (
-            f"<hotloop.{type(self).__name__} running={self.is_running()} "
+            f"<{cls.__module__}.{cls.__qualname__} running={self.is_running()} "
             f"closed={self.is_closed()} debug={self.get_debug()}>"
         )
 
@@ -126,10 +127,12 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
         if hooks is not None:
             sys.set_asyncgen_hooks(*hooks)
 
+    def _log_close(self) -> None:
+        """In debug mode, while the loop still counts as open."""
+        logger.debug("Close %r", self)
+
     def _close_base(self) -> None:
         """The Python half of close()."""
-        if self.get_debug():
-            logger.debug("Close %r", self)
         self._executor_shutdown_called = True
         executor, self._default_executor = self._default_executor, None
         try:

@@ -108,9 +108,7 @@ class SignalsMixin(Base):
         if handlers.pop(sig, None) is None:
             return False
         try:
-            _set_signal(
-                sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL
-            )
+            _set_signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
         finally:
             self._forget_if_idle()
         return True

@@ -256,9 +256,7 @@ class SockMixin(Base):
             return sock.recvfrom_into(buf, nbytes)
         except WOULD_BLOCK:
             pass
-        received: tuple[int, Any] = await self._when_readable(
-            sock, sock.recvfrom_into, buf, nbytes
-        )
+        received: tuple[int, Any] = await self._when_readable(sock, sock.recvfrom_into, buf, nbytes)
         return received
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
