@@ -110,9 +110,9 @@ install(hl_state *st, hl_sigpair *p, hl_fdid *was, bool *changed)
 
 /* ---- bytes ---- */
 
-/* Forwards and delivers what is in the pipe: 0 or -1.  Runs Python code. */
+/* Forwards what is in the pipe to `old` and delivers it: 0 or -1.  Runs Python code. */
 static int
-drain(LoopObject *self)
+drain(LoopObject *self, hl_fdid old)
 {
     unsigned char buf[256];
     for (;;) {
@@ -124,7 +124,7 @@ drain(LoopObject *self)
         if (n == 0) {
             return 0;
         }
-        hl_fdid_forward(p->old, buf, n);
+        hl_fdid_forward(old, buf, n);
         PyObject *data = PyBytes_FromStringAndSize((char *)buf, (Py_ssize_t)n);
         if (data == NULL) {
             return -1;
@@ -148,8 +148,12 @@ on_bytes(PyObject *capsule)
     if (self == NULL) {
         return -1;
     }
+    hl_sigpair *p = current_pair(self);
+    if (p == NULL) {
+        return 0;
+    }
     Py_INCREF(self);
-    int rc = drain(self);
+    int rc = drain(self, p->old);
     Py_DECREF(self);
     return rc;
 }
@@ -284,12 +288,13 @@ leave(LoopObject *self, hl_sigpair *p)
     if (!p->installed || p->holders > 0 || (p->running > 0 && !installed)) {
         return 0;
     }
+    hl_fdid old = p->old;
     int rc = uninstall(self->sched.st, p);
     if (p->running > 0) { /* a run around this one has its own to put back */
         p->installed = true;
         p->old = self->signal_old;
     }
-    return drain(self) < 0 ? -1 : rc; /* the old wakeup fd is due its copy */
+    return drain(self, old) < 0 ? -1 : rc; /* it is due its copy of the last ones */
 }
 
 void
@@ -325,6 +330,9 @@ let_go(LoopObject *self)
 void
 hl_signals_close(LoopObject *self)
 {
+    if (self->signal_rfd < 0) {
+        return;
+    }
     PyObject *exc = PyErr_GetRaisedException();
     if (let_go(self) < 0) {
         PyErr_Clear(); /* detach() deals with it */
