@@ -1,5 +1,5 @@
-/* Socket addresses, kept as the kernel gave them and turned into Python's form on demand:
- * most connections are never asked for theirs. */
+/* Socket addresses, kept as the kernel gave them and turned into Python's form on
+ * demand: most connections are never asked for theirs. */
 #ifndef HL_NET_ADDR_H
 #define HL_NET_ADDR_H
 

@@ -1,10 +1,52 @@
-/* What the transport layer brings to the module. */
+/* What the transport layer brings to the module and to the loop. */
 #include "net/net.h"
+#include "net/listen.h"
+#include "net/stream.h"
+
+/* loop._make_stream_transport(sock, protocol, waiter=None, extra=None, server=None): on
+ * failure the socket is still the caller's. */
+static PyObject *
+make_stream_transport(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"sock", "protocol", "waiter", "extra", "server", NULL};
+    LoopObject *loop = (LoopObject *)self;
+    hl_state *st = loop->sched.st;
+    PyObject *waiter = Py_None, *extra = Py_None, *server = Py_None;
+    hl_stream_args a = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OOO:_make_stream_transport",
+                                     names, &a.sock, &a.protocol, &waiter, &extra,
+                                     &server)) {
+        return NULL;
+    }
+    if (extra != Py_None && !PyDict_Check(extra)) {
+        PyErr_SetString(PyExc_TypeError, "extra must be a dict or None");
+        return NULL;
+    }
+    a.fd = hl_fd_of(a.sock);
+    if (a.fd < 0 || hl_loop_check_closed(loop) < 0 ||
+        hl_loop_check_fd_free(loop, a.fd) < 0 ||
+        hl_sock_describe(st, a.sock, &a.family, &a.type, &a.proto) < 0) {
+        return NULL;
+    }
+    a.waiter = waiter == Py_None ? NULL : waiter;
+    a.extra = extra == Py_None ? NULL : extra;
+    a.server = server == Py_None ? NULL : server;
+    return hl_stream_new(loop, &a);
+}
+
+static PyMethodDef net_methods[] = {
+    {"_make_stream_transport", (PyCFunction)(void (*)(void))make_stream_transport,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {NULL, NULL, 0, NULL},
+};
 
 int
 hl_net_exec(PyObject *mod, hl_state *st)
 {
-    (void)mod;
-    (void)st;
-    return 0;
+    if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0) {
+        return -1;
+    }
+    return hl_loop_add_methods(st, net_methods);
 }

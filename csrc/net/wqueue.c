@@ -119,7 +119,8 @@ hl_wqueue_send(hl_wqueue *q, int fd)
         }
         consume(q, (size_t)n);
         if ((size_t)n < tried) {
-            return -EAGAIN; /* the socket's buffer is full: the next call would say so */
+            return -EAGAIN; /* the socket's buffer is full: the next call would say so
+                             */
         }
     }
     return 0;

@@ -30,8 +30,8 @@ void hl_wqueue_clear(hl_wqueue *q);
 /* Appends len > 0 bytes at ptr that belong to owner.  Steals owner, on failure too:
  * 0 or -1 with MemoryError. */
 int hl_wqueue_push(hl_wqueue *q, PyObject *owner, const char *ptr, size_t len);
-/* Sends from the front until the queue is empty or the socket takes no more: 0 when it is
- * empty now, -EAGAIN when something is left, or another -errno. */
+/* Sends from the front until the queue is empty or the socket takes no more: 0 when it
+ * is empty now, -EAGAIN when something is left, or another -errno. */
 int hl_wqueue_send(hl_wqueue *q, int fd);
 
 #endif

@@ -1,0 +1,198 @@
+/* From the socket to the protocol. */
+#include "net/stream.h"
+
+#include <sys/socket.h>
+
+/* asyncio's max_size too: what one call of data_received() gets at most. */
+#define READ_MAX HL_SCRATCH_SIZE
+/* A read of this size makes the next one go straight into its final object, which saves
+ * the copy; below it the copy is cheaper than allocating for the worst case. */
+#define READ_BULK (64 * 1024)
+
+static int on_readable(PyObject *self);
+
+int
+hl_stream_start_reading(StreamTransport *t)
+{
+    if (t->reading || t->closing || t->paused) {
+        return 0;
+    }
+    if (hl_loop_watch(t->loop, t->fd, HL_READ, (PyObject *)t, on_readable) < 0) {
+        return -1;
+    }
+    t->reading = true;
+    return 0;
+}
+
+void
+hl_stream_stop_reading(StreamTransport *t)
+{
+    if (t->reading) {
+        t->reading = false;
+        hl_loop_unwatch(t->loop, t->fd, HL_READ);
+    }
+}
+
+static int
+on_eof(StreamTransport *t)
+{
+    hl_stream_debug(t, "received EOF");
+    PyObject *keep = hl_stream_upcall(t, t->st->s_eof_received, NULL);
+    if (keep == NULL) {
+        return hl_stream_fatal(t, "Fatal error: protocol.eof_received() call failed.");
+    }
+    int open = PyObject_IsTrue(keep);
+    Py_DECREF(keep);
+    if (open < 0) { /* asyncio lets this one out of the reader's callback */
+        return -1;
+    }
+    if (open) {
+        hl_stream_stop_reading(t); /* nothing more will come, but it may still write */
+        return 0;
+    }
+    return hl_stream_close(t);
+}
+
+/* What recv() said, when it was not a number of bytes. */
+static int
+on_recv_error(StreamTransport *t, int err)
+{
+    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+        return 0;
+    }
+    (void)hl_raise_int(-err);
+    return hl_stream_fatal(t, "Fatal read error on socket transport");
+}
+
+/* A large read into the object that the protocol gets.  *n as recv() gave it, -errno
+ * for an error; NULL with *n == -ENOMEM and an exception when there is no memory. */
+static PyObject *
+recv_bulk(StreamTransport *t, ssize_t *n)
+{
+    PyObject *data = PyBytes_FromStringAndSize(NULL, READ_MAX);
+    if (data == NULL) {
+        *n = -ENOMEM;
+        return NULL;
+    }
+    *n = recv(*t->live_fd, PyBytes_AS_STRING(data), READ_MAX, 0);
+    if (*n <= 0) {
+        *n = *n < 0 ? -errno : 0;
+        Py_DECREF(data);
+        return NULL;
+    }
+    t->bulk = *n >= READ_BULK;
+    if (*n < READ_MAX && _PyBytes_Resize(&data, *n) < 0) {
+        *n = -ENOMEM;
+    }
+    return data;
+}
+
+/* A read into the loop's scratch buffer, then bytes of exactly that size. */
+static PyObject *
+recv_small(StreamTransport *t, ssize_t *n)
+{
+    unsigned char *buf = hl_loop_scratch(t->loop);
+    if (buf == NULL) {
+        *n = -ENOMEM;
+        return NULL;
+    }
+    *n = recv(*t->live_fd, buf, READ_MAX, 0);
+    if (*n <= 0) {
+        *n = *n < 0 ? -errno : 0;
+        return NULL;
+    }
+    t->bulk = *n >= READ_BULK;
+    PyObject *data = PyBytes_FromStringAndSize((char *)buf, *n);
+    if (data == NULL) {
+        *n = -ENOMEM;
+    }
+    return data;
+}
+
+static int
+read_data(StreamTransport *t)
+{
+    ssize_t n;
+    PyObject *data = t->bulk ? recv_bulk(t, &n) : recv_small(t, &n);
+    if (HL_UNLIKELY(data == NULL)) {
+        if (n == 0) {
+            return on_eof(t);
+        }
+        if (n == -ENOMEM && PyErr_Occurred()) {
+            return hl_stream_fatal(t, "Fatal read error on socket transport");
+        }
+        return on_recv_error(t, (int)-n);
+    }
+    PyObject *res = hl_stream_upcall(t, t->st->s_data_received, data);
+    Py_DECREF(data);
+    if (HL_UNLIKELY(res == NULL)) {
+        return hl_stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+/* protocol.get_buffer(-1), which must not be empty: a new reference or NULL. */
+static PyObject *
+get_buffer(StreamTransport *t)
+{
+    PyObject *hint = PyLong_FromLong(-1);
+    PyObject *buf = hl_stream_upcall(t, t->st->s_get_buffer, hint);
+    Py_DECREF(hint); /* a small integer: there is always one */
+    if (buf == NULL) {
+        return NULL;
+    }
+    Py_ssize_t len = PyObject_Size(buf);
+    if (len == 0) {
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+    }
+    if (len <= 0) {
+        Py_CLEAR(buf);
+    }
+    return buf;
+}
+
+static int
+read_buffered(StreamTransport *t)
+{
+    PyObject *buf = get_buffer(t);
+    if (buf == NULL) {
+        return hl_stream_fatal(t, "Fatal error: protocol.get_buffer() call failed.");
+    }
+    Py_buffer view;
+    int rc = PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE);
+    Py_DECREF(buf);
+    if (rc < 0) {
+        return hl_stream_fatal(t, "Fatal read error on socket transport");
+    }
+    if (t->conn_lost) { /* get_buffer() aborted */
+        PyBuffer_Release(&view);
+        return 0;
+    }
+    ssize_t n = recv(*t->live_fd, view.buf, (size_t)view.len, 0);
+    int err = n < 0 ? errno : 0;
+    PyBuffer_Release(&view);
+    if (n <= 0) {
+        return n == 0 ? on_eof(t) : on_recv_error(t, err);
+    }
+    PyObject *count = PyLong_FromSsize_t(n);
+    PyObject *res =
+        count == NULL ? NULL : hl_stream_upcall(t, t->st->s_buffer_updated, count);
+    Py_XDECREF(count);
+    if (res == NULL) {
+        return hl_stream_fatal(t,
+                               "Fatal error: protocol.buffer_updated() call failed.");
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+static int
+on_readable(PyObject *self)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    if (!t->reading) { /* queued before the watch ended */
+        return 0;
+    }
+    return hl_stream_in_ctx(t, t->read_ctx, t->buffered ? read_buffered : read_data);
+}

@@ -1,0 +1,845 @@
+/* The stream transport type: creation, attributes, the end of its life. */
+#include "net/stream.h"
+
+#include <netinet/tcp.h>
+
+#define SELF(op) ((StreamTransport *)(op))
+
+/* ---- helpers of all parts ---- */
+
+PyObject *
+hl_stream_upcall(StreamTransport *t, PyObject *name, PyObject *arg)
+{
+    PyObject *protocol = Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
+    PyObject *args[3] = {NULL, protocol, arg};
+    size_t n = (arg != NULL ? 2 : 1) | PY_VECTORCALL_ARGUMENTS_OFFSET;
+    PyObject *res = PyObject_VectorcallMethod(name, args + 1, n, NULL);
+    Py_DECREF(protocol);
+    return res;
+}
+
+void
+hl_stream_debug(StreamTransport *t, const char *text)
+{
+    if (HL_LIKELY(t->loop == NULL || !t->loop->sched.debug)) {
+        return;
+    }
+    PyObject *format = PyUnicode_FromFormat("%%r %s", text);
+    if (format != NULL) {
+        PyObject *args[] = {t->st->i_logger, format, (PyObject *)t};
+        Py_XDECREF(PyObject_VectorcallMethod(t->st->s_debug, args, 3, NULL));
+        Py_DECREF(format);
+    }
+    PyErr_Clear();
+}
+
+int
+hl_stream_in_ctx(StreamTransport *t, PyObject *ctx, int (*fn)(StreamTransport *))
+{
+    if (ctx == NULL) {
+        return fn(t);
+    }
+    Py_INCREF(ctx); /* pausing and resuming in fn() would replace it */
+    int rc = PyContext_Enter(ctx);
+    if (rc == 0) {
+        rc = fn(t);
+        if (PyContext_Exit(ctx) < 0) {
+            rc = -1;
+        }
+    }
+    Py_DECREF(ctx);
+    return rc;
+}
+
+/* loop.call_soon(func, arg) in a copy of the current context: 0 or -1. */
+static int
+call_soon(StreamTransport *t, PyObject *func, PyObject *arg)
+{
+    PyObject *loop = (PyObject *)t->loop;
+    hl_sched *s = hl_sched_plain(loop);
+    if (s == NULL) {
+        return hl_call_soon(t->st, loop, func, arg, NULL);
+    }
+    PyObject *handle = hl_handle_new(s, loop, func, &arg, arg != NULL ? 1 : 0, NULL);
+    if (handle == NULL) {
+        return -1;
+    }
+    int rc = hl_sched_push(s, HL_KIND_HANDLE, handle, NULL);
+    Py_DECREF(handle);
+    return rc;
+}
+
+int
+hl_stream_soon(StreamTransport *t, PyObject *name, PyObject *arg)
+{
+    if (hl_loop_check_closed(t->loop) < 0) {
+        return -1;
+    }
+    PyObject *func = PyObject_GetAttr((PyObject *)t, name);
+    int rc = func == NULL ? -1 : call_soon(t, func, arg);
+    Py_XDECREF(func);
+    return rc;
+}
+
+/* ---- creation ---- */
+
+int
+hl_sock_describe(hl_state *st, PyObject *sock, int *family, int *type, int *proto)
+{
+    PyObject *names[] = {st->s_family, st->s_type, st->s_proto};
+    int *out[] = {family, type, proto};
+    for (int i = 0; i < 3; i++) {
+        PyObject *value = PyObject_GetAttr(sock, names[i]);
+        long n = value == NULL ? -1 : PyLong_AsLong(value);
+        Py_XDECREF(value);
+        if (n == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        *out[i] = (int)n;
+    }
+    return 0;
+}
+
+/* Second of the callbacks that a new transport schedules: connection_made() has run. */
+static int
+start(PyObject *self)
+{
+    StreamTransport *t = SELF(self);
+    PyObject *waiter = t->waiter;
+    t->waiter = NULL;
+    int rc = 0;
+    if (t->loop != NULL && hl_stream_start_reading(t) < 0) {
+        rc = hl_stream_fatal(t, "Fatal read error on socket transport");
+    }
+    if (waiter != NULL) {
+        if (rc == 0) {
+            rc = hl_waiter_set(t->st, waiter, Py_None, NULL);
+        }
+        Py_DECREF(waiter);
+    }
+    return rc;
+}
+
+static PyObject *
+stream_start(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return start(self) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* Schedules connection_made() and then start(): 0 or -1. */
+static int
+schedule_start(StreamTransport *t, PyObject *connection_made)
+{
+    if (call_soon(t, connection_made, (PyObject *)t) < 0) {
+        return -1;
+    }
+    if (hl_sched_plain((PyObject *)t->loop) != NULL) {
+        return hl_loop_soon(t->loop, (PyObject *)t, start);
+    }
+    return hl_stream_soon(t, t->st->s__start, NULL);
+}
+
+/* Fills in the addresses: IP ones as they are, others in Python's form in `extra`. */
+static int
+set_address(StreamTransport *t, hl_inaddr *keep, PyObject *name, const hl_sockaddr *a,
+            socklen_t len)
+{
+    if (len == 0 || hl_inaddr_set(keep, &a->any, len)) {
+        return 0;
+    }
+    PyObject *value = hl_addr_to_py(&a->any, len);
+    if (value == NULL && !PyErr_Occurred() && t->sock != NULL) {
+        PyObject *method =
+            name == t->st->s_sockname ? t->st->s_getsockname : t->st->s_getpeername;
+        value = PyObject_CallMethodNoArgs(t->sock, method);
+        if (value == NULL && PyErr_ExceptionMatches(PyExc_OSError)) {
+            PyErr_Clear();
+            return 0;
+        }
+    }
+    if (value == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    int rc = PyDict_SetItem(t->extra, name, value);
+    Py_DECREF(value);
+    return rc;
+}
+
+static int
+set_addresses(StreamTransport *t, const hl_stream_args *args)
+{
+    hl_sockaddr a;
+    socklen_t len = sizeof(a);
+    if (getsockname(t->fd, &a.any, &len) < 0) {
+        len = 0;
+    }
+    if (set_address(t, &t->sockname, t->st->s_sockname, &a, len) < 0) {
+        return -1;
+    }
+    int known = PyDict_Contains(t->extra, t->st->s_peername);
+    if (known != 0) {
+        return known < 0 ? -1 : 0;
+    }
+    const hl_sockaddr *peer = args->peername;
+    len = args->peername_len;
+    if (peer == NULL) {
+        peer = &a;
+        len = sizeof(a);
+        if (getpeername(t->fd, &a.any, &len) < 0) {
+            len = 0;
+        }
+    }
+    return set_address(t, &t->peername, t->st->s_peername, peer, len);
+}
+
+static int
+set_protocol(StreamTransport *t, PyObject *protocol)
+{
+    int buffered = PyObject_IsInstance(protocol, t->st->i_BufferedProtocol);
+    if (buffered < 0) {
+        return -1;
+    }
+    t->buffered = buffered;
+    Py_XSETREF(t->protocol, Py_NewRef(protocol));
+    return 0;
+}
+
+/* As asyncio: only where the socket says itself that it is TCP. */
+static void
+set_nodelay(StreamTransport *t)
+{
+    if ((t->family == AF_INET || t->family == AF_INET6) && t->type == SOCK_STREAM &&
+        t->proto == IPPROTO_TCP) {
+        int on = 1;
+        (void)setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
+}
+
+/* An object whose fields are all set, that owns no descriptor yet. */
+static StreamTransport *
+make(LoopObject *loop, const hl_stream_args *args)
+{
+    hl_state *st = loop->sched.st;
+    StreamTransport *t =
+        (StreamTransport *)st->t_StreamTransport->tp_alloc(st->t_StreamTransport, 0);
+    if (t == NULL) {
+        return NULL;
+    }
+    t->st = st;
+    t->mod = Py_NewRef(st->mod);
+    t->loop = (LoopObject *)Py_NewRef(loop);
+    t->waiter = Py_XNewRef(args->waiter);
+    t->server = Py_XNewRef(args->server);
+    t->sock = Py_XNewRef(args->sock);
+    t->fd = args->fd;
+    t->family = args->family;
+    t->type = args->type;
+    t->proto = args->proto;
+    t->live_fd = t->sock == NULL ? NULL : hl_socket_fd(t->sock, t->fd, t->family);
+    t->live_fd = t->live_fd == NULL ? &t->fd : t->live_fd;
+    t->high = 64 * 1024;
+    t->low = 16 * 1024;
+    hl_wqueue_init(&t->out);
+    t->extra = args->extra != NULL ? Py_NewRef(args->extra) : PyDict_New();
+    t->read_ctx = PyContext_CopyCurrent();
+    if (t->extra == NULL || t->read_ctx == NULL ||
+        set_protocol(t, args->protocol) < 0 || set_addresses(t, args) < 0) {
+        Py_DECREF(t);
+        return NULL;
+    }
+    return t;
+}
+
+/* The server counts us: 0 or -1. */
+static int
+attach(StreamTransport *t)
+{
+    if (t->server == NULL) {
+        return 0;
+    }
+    PyObject *res =
+        PyObject_CallMethodOneArg(t->server, t->st->s__attach, (PyObject *)t);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+PyObject *
+hl_stream_new(LoopObject *loop, const hl_stream_args *args)
+{
+    hl_state *st = loop->sched.st;
+    PyObject *made = PyObject_GetAttr(args->protocol, st->s_connection_made);
+    if (made == NULL) {
+        return NULL;
+    }
+    StreamTransport *t = make(loop, args);
+    if (t == NULL) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    if (hl_loop_own_fd(loop, t->fd) < 0) {
+        goto fail;
+    }
+    t->owned = true;
+    if (attach(t) < 0) {
+        goto fail;
+    }
+    set_nodelay(t);
+    t->open = true;
+    if (schedule_start(t, made) < 0) {
+        goto fail;
+    }
+    Py_DECREF(made);
+    return (PyObject *)t;
+
+fail: /* the caller keeps the descriptor */
+    t->open = false;
+    t->closing = true;
+    t->conn_lost = 1;
+    if (t->owned) {
+        t->owned = false;
+        hl_loop_disown_fd(loop, t->fd);
+    }
+    Py_DECREF(made);
+    Py_DECREF(t);
+    return NULL;
+}
+
+/* ---- extra information ---- */
+
+/* A socket object for a descriptor that has been closed already: one that is closed
+ * too. */
+static PyObject *
+closed_sock(StreamTransport *t)
+{
+    PyObject *sock = PyObject_CallFunction(t->st->i_socket, "iii", t->family,
+                                           t->type | SOCK_CLOEXEC, t->proto);
+    PyObject *res = sock == NULL ? NULL : PyObject_CallMethod(sock, "close", NULL);
+    if (res == NULL) {
+        Py_CLEAR(sock);
+    }
+    Py_XDECREF(res);
+    return sock;
+}
+
+PyObject *
+hl_stream_sock(StreamTransport *t)
+{
+    assert(t->open);
+    if (t->sock == NULL) {
+        PyObject *args[] = {NULL, PyLong_FromLong(t->family),
+                            PyLong_FromLong(t->type | SOCK_NONBLOCK),
+                            PyLong_FromLong(t->proto), PyLong_FromLong(t->fd)};
+        PyObject *names = PyTuple_Pack(1, t->st->s_fileno);
+        if (names != NULL && args[1] && args[2] && args[3] && args[4]) {
+            t->sock = PyObject_Vectorcall(t->st->i_socket, args + 1,
+                                          3 | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+        }
+        Py_XDECREF(names);
+        for (int i = 1; i < 5; i++) {
+            Py_XDECREF(args[i]);
+        }
+        if (t->sock !=
+            NULL) { /* from here on the socket object closes the descriptor */
+            const int *fd = hl_socket_fd(t->sock, t->fd, t->family);
+            t->live_fd = fd != NULL ? fd : &t->fd;
+        }
+    }
+    return t->sock;
+}
+
+/* What `extra` has under name, made if it is one of the three that are made late: a new
+ * reference, or NULL with or without an exception. */
+static PyObject *
+extra_get(StreamTransport *t, PyObject *name)
+{
+    PyObject *value = PyDict_GetItemWithError(t->extra, name);
+    if (value != NULL || PyErr_Occurred()) {
+        return Py_XNewRef(value);
+    }
+    hl_state *st = t->st;
+    const hl_inaddr *addr = NULL;
+    if (PyUnicode_Check(name)) {
+        if (PyUnicode_Compare(name, st->s_peername) == 0) {
+            addr = &t->peername;
+        }
+        else if (PyUnicode_Compare(name, st->s_sockname) == 0) {
+            addr = &t->sockname;
+        }
+        else if (PyUnicode_Compare(name, st->s_socket) == 0) {
+            PyObject *sock = t->open ? Py_XNewRef(hl_stream_sock(t)) : closed_sock(t);
+            value =
+                sock == NULL ? NULL : PyObject_CallOneArg(st->i_TransportSocket, sock);
+            Py_XDECREF(sock);
+        }
+    }
+    if (addr != NULL) {
+        value = addr->len == 0 ? Py_NewRef(Py_None)
+                               : hl_addr_to_py(&addr->u.any, addr->len);
+    }
+    if (value != NULL && PyDict_SetItem(t->extra, name, value) < 0) {
+        Py_CLEAR(value);
+    }
+    return value;
+}
+
+static PyObject *
+stream_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"name", "default", NULL};
+    StreamTransport *t = SELF(self);
+    PyObject *name, *def = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:get_extra_info", names, &name,
+                                     &def)) {
+        return NULL;
+    }
+    if (hl_stream_settle(t) < 0) { /* who asks for the socket may use it */
+        return NULL;
+    }
+    PyObject *value = extra_get(t, name);
+    return value != NULL || PyErr_Occurred() ? value : Py_NewRef(def);
+}
+
+static PyObject *
+get_extra(PyObject *self, void *Py_UNUSED(closure))
+{
+    StreamTransport *t = SELF(self);
+    PyObject *names[] = {t->st->s_socket, t->st->s_sockname, t->st->s_peername};
+    for (int i = 0; i < 3; i++) {
+        PyObject *value = extra_get(t, names[i]);
+        if (value == NULL) {
+            return NULL;
+        }
+        Py_DECREF(value);
+    }
+    return Py_NewRef(t->extra);
+}
+
+/* ---- methods ---- */
+
+static PyObject *
+stream_set_protocol(PyObject *self, PyObject *protocol)
+{
+    return set_protocol(SELF(self), protocol) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+stream_get_protocol(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return Py_NewRef(SELF(self)->protocol != NULL ? SELF(self)->protocol : Py_None);
+}
+
+/* A write that is being held may turn out to have failed; drain() asks for that. */
+static PyObject *
+stream_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (hl_stream_settle(SELF(self)) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(SELF(self)->closing);
+}
+
+static PyObject *
+stream_close(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return hl_stream_close(SELF(self)) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+stream_force_close(PyObject *self, PyObject *exc)
+{
+    StreamTransport *t = SELF(self);
+    if (hl_stream_settle(t) < 0 || hl_stream_force_close(t, exc) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_abort(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return stream_force_close(self, Py_None);
+}
+
+static PyObject *
+stream_call_connection_lost(PyObject *self, PyObject *exc)
+{
+    return hl_stream_lost(SELF(self), exc) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+stream_is_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(!SELF(self)->closing && !SELF(self)->paused);
+}
+
+static PyObject *
+stream_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    StreamTransport *t = SELF(self);
+    if (!t->closing && !t->paused) {
+        t->paused = true;
+        hl_stream_stop_reading(t);
+        hl_stream_debug(t, "pauses reading");
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    StreamTransport *t = SELF(self);
+    if (t->closing || !t->paused) {
+        Py_RETURN_NONE;
+    }
+    PyObject *ctx =
+        PyContext_CopyCurrent(); /* reads now belong to whoever resumed them */
+    if (ctx == NULL) {
+        return NULL;
+    }
+    t->paused = false;
+    Py_XSETREF(t->read_ctx, ctx);
+    if (hl_stream_start_reading(t) < 0) {
+        return NULL;
+    }
+    hl_stream_debug(t, "resumes reading");
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_can_write_eof(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
+{
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+stream_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (hl_stream_settle(SELF(self)) < 0) {
+        return NULL;
+    }
+    return PyLong_FromSize_t(SELF(self)->out.bytes);
+}
+
+static PyObject *
+stream_get_write_buffer_limits(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return Py_BuildValue("(nn)", SELF(self)->low, SELF(self)->high);
+}
+
+/* A future that is done when everything written has left; for sendfile(). */
+static PyObject *
+stream_make_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    StreamTransport *t = SELF(self);
+    if (t->empty_waiter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
+        return NULL;
+    }
+    if (hl_stream_settle(t) < 0) {
+        return NULL;
+    }
+    if (t->loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Transport is closing");
+        return NULL;
+    }
+    PyObject *fut =
+        PyObject_CallMethodNoArgs((PyObject *)t->loop, t->st->s_create_future);
+    if (fut == NULL) {
+        return NULL;
+    }
+    t->empty_waiter = Py_NewRef(fut);
+    if (t->out.bytes == 0 && hl_waiter_set(t->st, fut, Py_None, NULL) < 0) {
+        Py_CLEAR(fut);
+    }
+    return fut;
+}
+
+static PyObject *
+stream_reset_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    Py_CLEAR(SELF(self)->empty_waiter);
+    Py_RETURN_NONE;
+}
+
+/* Lends the descriptor to loop.sock_sendfile(), which add_reader()s it, and takes it
+ * back. */
+static PyObject *
+stream_lend(PyObject *self, PyObject *arg)
+{
+    StreamTransport *t = SELF(self);
+    int lend = PyObject_IsTrue(arg);
+    if (lend < 0) {
+        return NULL;
+    }
+    if (lend && t->owned) {
+        t->owned = false;
+        hl_loop_disown_fd(t->loop, t->fd);
+    }
+    else if (!lend && !t->owned && t->open && !t->closing) {
+        if (hl_loop_own_fd(t->loop, t->fd) < 0) {
+            return NULL;
+        }
+        t->owned = true;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- attributes ---- */
+
+static PyObject *
+get_sock(PyObject *self, void *Py_UNUSED(closure))
+{
+    StreamTransport *t = SELF(self);
+    if (!t->open) {
+        Py_RETURN_NONE;
+    }
+    if (hl_stream_settle(t) < 0) {
+        return NULL;
+    }
+    return t->open ? Py_XNewRef(hl_stream_sock(t)) : Py_NewRef(Py_None);
+}
+
+/* An attribute that is an object field: the closure is its offset. */
+static PyObject *
+get_object(PyObject *self, void *closure)
+{
+    PyObject *value = *(PyObject **)((char *)self + (size_t)closure);
+    return Py_NewRef(value != NULL ? value : Py_None);
+}
+
+enum { BIT_CLOSING, BIT_PAUSED, BIT_EOF, BIT_PROTO_PAUSED };
+
+static PyObject *
+get_bit(PyObject *self, void *closure)
+{
+    StreamTransport *t = SELF(self);
+    switch ((intptr_t)closure) {
+    case BIT_CLOSING:
+        return PyBool_FromLong(t->closing);
+    case BIT_PAUSED:
+        return PyBool_FromLong(t->paused);
+    case BIT_EOF:
+        return PyBool_FromLong(t->eof);
+    default:
+        return PyBool_FromLong(t->proto_paused);
+    }
+}
+
+static PyObject *
+get_conn_lost(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(SELF(self)->conn_lost);
+}
+
+static PyObject *
+get_fd(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(SELF(self)->fd);
+}
+
+static PyObject *
+stream_repr(PyObject *self)
+{
+    StreamTransport *t = SELF(self);
+    const char *state = !t->open ? " closed" : t->closing ? " closing" : "";
+    if (t->loop == NULL || t->loop->closed) {
+        return PyUnicode_FromFormat("<StreamTransport%s fd=%d>", state, t->fd);
+    }
+    /* Held bytes are as good as sent: asyncio would have sent them. */
+    return PyUnicode_FromFormat(
+        "<StreamTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, t->fd,
+        t->reading ? "polling" : "idle", t->writing ? "polling" : "idle",
+        t->writing ? t->out.bytes : (size_t)0);
+}
+
+/* ---- the end ---- */
+
+static void
+stream_finalize(PyObject *self)
+{
+    StreamTransport *t = SELF(self);
+    if (!t->open) {
+        return;
+    }
+    PyObject *saved = PyErr_GetRaisedException();
+    if (PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_Warning)) {
+            PyErr_WriteUnraisable(self);
+        }
+        PyErr_Clear();
+    }
+    hl_stream_release(t);
+    PyObject *server = t->server;
+    t->server = NULL;
+    if (server != NULL) {
+        PyObject *res = PyObject_CallMethodOneArg(server, t->st->s__detach, self);
+        if (res == NULL) {
+            PyErr_WriteUnraisable(self);
+        }
+        Py_XDECREF(res);
+        Py_DECREF(server);
+    }
+    PyErr_SetRaisedException(saved);
+}
+
+#define OBJECTS(X)                                                                     \
+    X(extra)                                                                           \
+    X(loop)                                                                            \
+    X(sock)                                                                            \
+    X(protocol)                                                                        \
+    X(server)                                                                          \
+    X(waiter)                                                                          \
+    X(empty_waiter)                                                                    \
+    X(read_ctx)                                                                        \
+    X(write_ctx)
+
+static int
+stream_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    StreamTransport *t = SELF(self);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(t->mod);
+#define X(f) Py_VISIT(t->f);
+    OBJECTS(X)
+#undef X
+    return PyObject_VisitManagedDict(self, visit, arg);
+}
+
+static int
+stream_clear(PyObject *self)
+{
+    StreamTransport *t = SELF(self);
+    t->live_fd = &t->fd; /* it may have pointed into the socket */
+#define X(f) Py_CLEAR(t->f);
+    OBJECTS(X)
+#undef X
+    if (t->out.v != NULL) {
+        hl_wqueue_clear(&t->out);
+    }
+    PyObject_ClearManagedDict(self);
+    return 0;
+}
+
+static void
+stream_dealloc(PyObject *self)
+{
+    StreamTransport *t = SELF(self);
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject *mod = t->mod;
+    if (t->st != NULL && PyObject_CallFinalizerFromDealloc(self) < 0) {
+        return; /* brought back to life */
+    }
+    PyObject_GC_UnTrack(self);
+    PyObject_ClearWeakRefs(self);
+    (void)stream_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_XDECREF(mod);
+}
+
+/* ---- the type ---- */
+
+static PyMethodDef stream_methods[] = {
+    {"get_extra_info", (PyCFunction)(void (*)(void))stream_get_extra_info,
+     METH_VARARGS | METH_KEYWORDS, "Get optional transport information."},
+    {"set_protocol", stream_set_protocol, METH_O, "Set a new protocol."},
+    {"get_protocol", stream_get_protocol, METH_NOARGS, "Return the current protocol."},
+    {"is_closing", stream_is_closing, METH_NOARGS, "Is it closing or closed?"},
+    {"close", stream_close, METH_NOARGS,
+     "Close the transport once everything written has left."},
+    {"abort", stream_abort, METH_NOARGS, "Close the transport at once."},
+    {"is_reading", stream_is_reading, METH_NOARGS, "Is it receiving?"},
+    {"pause_reading", stream_pause_reading, METH_NOARGS, "Stop receiving."},
+    {"resume_reading", stream_resume_reading, METH_NOARGS, "Receive again."},
+    {"set_write_buffer_limits", (PyCFunction)(void (*)(void))hl_stream_set_limits,
+     METH_VARARGS | METH_KEYWORDS, "Set the high- and low-water marks of writing."},
+    {"get_write_buffer_size", stream_get_write_buffer_size, METH_NOARGS,
+     "Number of bytes that wait to be sent."},
+    {"get_write_buffer_limits", stream_get_write_buffer_limits, METH_NOARGS,
+     "The low- and the high-water mark."},
+    {"write", hl_stream_write, METH_O, "Write bytes; never blocks."},
+    {"writelines", hl_stream_writelines, METH_O, "Write an iterable of bytes."},
+    {"write_eof", hl_stream_write_eof, METH_NOARGS,
+     "Close the writing end once everything written has left."},
+    {"can_write_eof", stream_can_write_eof, METH_NOARGS, "True."},
+    {"_force_close", stream_force_close, METH_O, NULL},
+    {"_call_connection_lost", stream_call_connection_lost, METH_O, NULL},
+    {"_start", stream_start, METH_NOARGS, NULL},
+    {"_make_empty_waiter", stream_make_empty_waiter, METH_NOARGS, NULL},
+    {"_reset_empty_waiter", stream_reset_empty_waiter, METH_NOARGS, NULL},
+    {"_lend", stream_lend, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+#define FIELD(f) (void *)offsetof(StreamTransport, f)
+
+static PyGetSetDef stream_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"_extra", get_extra, NULL, NULL, NULL},
+    {"_sock", get_sock, NULL, NULL, NULL},
+    {"_sock_fd", get_fd, NULL, NULL, NULL},
+    {"_loop", get_object, NULL, NULL, FIELD(loop)},
+    {"_protocol", get_object, NULL, NULL, FIELD(protocol)},
+    {"_server", get_object, NULL, NULL, FIELD(server)},
+    {"_empty_waiter", get_object, NULL, NULL, FIELD(empty_waiter)},
+    {"_conn_lost", get_conn_lost, NULL, NULL, NULL},
+    {"_closing", get_bit, NULL, NULL, (void *)BIT_CLOSING},
+    {"_paused", get_bit, NULL, NULL, (void *)BIT_PAUSED},
+    {"_eof", get_bit, NULL, NULL, (void *)BIT_EOF},
+    {"_protocol_paused", get_bit, NULL, NULL, (void *)BIT_PROTO_PAUSED},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, "A connection over a stream socket."},
+    {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_finalize, stream_finalize},
+    {Py_tp_repr, stream_repr},
+    {Py_tp_methods, stream_methods},
+    {Py_tp_getset, stream_getset},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {
+    .name = "hotloop._core.StreamTransport",
+    .basicsize = sizeof(StreamTransport),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_MANAGED_DICT |
+             Py_TPFLAGS_MANAGED_WEAKREF,
+    .slots = stream_slots,
+};
+
+/* What loop.start_tls() and loop.sendfile() look for on the type. */
+static int
+set_marks(hl_state *st)
+{
+    PyObject *type = (PyObject *)st->t_StreamTransport;
+    PyObject *mode = PyObject_GetAttrString(st->i_SendfileMode, "TRY_NATIVE");
+    PyObject *size = PyLong_FromLong(HL_SCRATCH_SIZE);
+    int rc = -1;
+    if (mode != NULL && size != NULL &&
+        PyObject_SetAttrString(type, "_sendfile_compatible", mode) == 0 &&
+        PyObject_SetAttrString(type, "_start_tls_compatible", Py_True) == 0 &&
+        PyObject_SetAttrString(type, "max_size", size) == 0) {
+        rc = 0;
+    }
+    Py_XDECREF(mode);
+    Py_XDECREF(size);
+    return rc;
+}
+
+int
+hl_stream_exec(PyObject *mod, hl_state *st)
+{
+    PyTypeObject *base = (PyTypeObject *)st->i_Transport;
+    if (base->tp_basicsize != offsetof(StreamTransport, mod)) {
+        PyErr_SetString(PyExc_ImportError, "unexpected layout of asyncio.Transport");
+        return -1;
+    }
+    if (hl_type_add(mod, &st->t_StreamTransport, &stream_spec, st->i_Transport) < 0) {
+        return -1;
+    }
+    return set_marks(st);
+}

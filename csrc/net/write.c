@@ -1,0 +1,545 @@
+/* From the protocol to the socket, with flow control.
+ *
+ * The queue is in one of three states.
+ *   empty    nothing to do.
+ *   held     not `writing`: bytes written inside the callback or step that is running;
+ *            nobody has tried to send them yet.  hl_stream_flush() does, at the latest
+ *            when that callback returns.  Never more than HOLD_MAX bytes and never
+ * above the high-water mark, so that holding does not look like back-pressure. waiting
+ * `writing`: the socket is full and the loop watches for room. */
+#include "net/stream.h"
+
+#include <sys/socket.h>
+
+/* More than this is sent at once: one system call is nothing beside the copy it makes.
+ */
+#define HOLD_MAX (64 * 1024)
+/* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES. */
+#define LOG_AFTER 5
+
+static int on_writable(PyObject *self);
+
+void
+hl_stream_stop_writing(StreamTransport *t)
+{
+    if (t->writing) {
+        t->writing = false;
+        hl_loop_unwatch(t->loop, t->fd, HL_WRITE);
+    }
+}
+
+/* ---- flow control ---- */
+
+/* A protocol's pause_writing() or resume_writing(): 0, or -1 for what must propagate.
+ */
+static int
+tell_protocol(StreamTransport *t, PyObject *name, const char *message)
+{
+    PyObject *loop = Py_NewRef(t->loop);
+    PyObject *protocol = Py_NewRef(t->protocol);
+    PyObject *res = hl_stream_upcall(t, name, NULL);
+    int rc = 0;
+    if (res == NULL) {
+        rc = hl_err_propagates()
+                 ? -1
+                 : hl_report(t->st, loop, message, t->st->s_transport, (PyObject *)t,
+                             t->st->s_protocol, protocol);
+    }
+    Py_XDECREF(res);
+    Py_DECREF(protocol);
+    Py_DECREF(loop);
+    return rc;
+}
+
+static int
+maybe_pause(StreamTransport *t)
+{
+    if (t->proto_paused || t->loop == NULL || (Py_ssize_t)t->out.bytes <= t->high) {
+        return 0;
+    }
+    t->proto_paused = true;
+    return tell_protocol(t, t->st->s_pause_writing, "protocol.pause_writing() failed");
+}
+
+static int
+maybe_resume(StreamTransport *t)
+{
+    if (!t->proto_paused || (Py_ssize_t)t->out.bytes > t->low) {
+        return 0;
+    }
+    t->proto_paused = false;
+    return tell_protocol(t, t->st->s_resume_writing,
+                         "protocol.resume_writing() failed");
+}
+
+/* A water mark given as a number; None leaves *out alone and gives 0, else 1 or -1.
+ * Numbers too large to matter are cut. */
+static int
+limit_arg(PyObject *arg, Py_ssize_t *out)
+{
+    if (arg == Py_None) {
+        return 0;
+    }
+    if (PyFloat_Check(arg)) {
+        double d = PyFloat_AS_DOUBLE(arg);
+        *out = d >= (double)PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
+               : d >= 0.0                  ? (Py_ssize_t)d
+                                           : -1;
+        return 1;
+    }
+    *out = PyNumber_AsSsize_t(arg, NULL); /* NULL: clip */
+    return *out == -1 && PyErr_Occurred() ? -1 : 1;
+}
+
+PyObject *
+hl_stream_set_limits(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"high", "low", NULL};
+    StreamTransport *t = (StreamTransport *)self;
+    PyObject *high_arg = Py_None, *low_arg = Py_None;
+    Py_ssize_t high = 64 * 1024, low = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", names,
+                                     &high_arg, &low_arg)) {
+        return NULL;
+    }
+    int has_high = limit_arg(high_arg, &high);
+    int has_low = has_high < 0 ? -1 : limit_arg(low_arg, &low);
+    if (has_low < 0) {
+        return NULL;
+    }
+    if (!has_high && has_low) {
+        high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
+    }
+    if (!has_low) {
+        low = high >= 0 ? high / 4 : -1;
+    }
+    if (!(high >= low && low >= 0)) {
+        PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
+                     high, low);
+        return NULL;
+    }
+    if (hl_stream_settle(t) < 0) {
+        return NULL;
+    }
+    t->high = high;
+    t->low = low;
+    if (maybe_pause(t) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- sending ---- */
+
+/* The socket took what it could: wait until it takes more. */
+static int
+begin_waiting(StreamTransport *t)
+{
+    if (hl_loop_watch(t->loop, t->fd, HL_WRITE, (PyObject *)t, on_writable) < 0) {
+        return hl_stream_fatal(t, "Fatal write error on socket transport");
+    }
+    t->writing = true;
+    PyObject *ctx = PyContext_CopyCurrent();
+    if (ctx == NULL) {
+        return -1;
+    }
+    Py_XSETREF(t->write_ctx, ctx);
+    return maybe_pause(t);
+}
+
+/* What follows a send of held bytes that did not take all of them. */
+static int
+after_flush(StreamTransport *t, int rc)
+{
+    if (rc == -EAGAIN) {
+        return begin_waiting(t);
+    }
+    (void)hl_raise_int(rc);
+    return hl_stream_fatal(t, "Fatal write error on socket transport");
+}
+
+int
+hl_stream_flush(StreamTransport *t)
+{
+    if (t->out.bytes == 0 || t->writing || t->conn_lost) {
+        return 0;
+    }
+    int rc = hl_wqueue_send(&t->out, *t->live_fd);
+    return HL_LIKELY(rc == 0) ? 0 : after_flush(t, rc);
+}
+
+/* Runs when the callback that wrote is over.  Its context is not current any more, so
+ * it is entered for whatever a failure or a full socket has called. */
+static int
+flush_cont(PyObject *self)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    PyObject *ctx = t->write_ctx;
+    t->flush_queued = false;
+    if (t->out.bytes == 0 || t->writing || t->conn_lost) {
+        return 0;
+    }
+    int rc = hl_wqueue_send(&t->out, *t->live_fd);
+    if (HL_LIKELY(rc == 0)) {
+        t->write_ctx = NULL;
+        Py_XDECREF(ctx);
+        return 0;
+    }
+    PyObject *copy = ctx == NULL ? PyContext_CopyCurrent() : PyContext_Copy(ctx);
+    if (copy == NULL || PyContext_Enter(copy) < 0) {
+        Py_XDECREF(copy);
+        return -1;
+    }
+    rc = after_flush(t, rc);
+    if (PyContext_Exit(copy) < 0) {
+        rc = -1;
+    }
+    Py_DECREF(copy);
+    return rc;
+}
+
+/* May these bytes be held?  Only while a callback of our loop runs in this thread: then
+ * flush_cont() is sure to come. */
+static bool
+may_hold(StreamTransport *t, size_t n)
+{
+    size_t total = t->out.bytes + n;
+    return total < HOLD_MAX && total <= (size_t)t->high && t->out.len < HL_WQUEUE_IOV &&
+           t->loop->sched.in_callback &&
+           t->loop->thread_id == PyThread_get_thread_ident();
+}
+
+/* Puts bytes into the queue; owner NULL: they can change, so they are copied.  The
+ * owner is borrowed. */
+static int
+enqueue(StreamTransport *t, PyObject *owner, const char *p, size_t n)
+{
+    if (owner == NULL) {
+        owner = PyBytes_FromStringAndSize(p, (Py_ssize_t)n);
+        if (owner == NULL) {
+            return -1;
+        }
+        return hl_wqueue_push(&t->out, owner, PyBytes_AS_STRING(owner), n);
+    }
+    return hl_wqueue_push(&t->out, Py_NewRef(owner), p, n);
+}
+
+/* Makes sure that the queue is flushed when the running callback returns. */
+static int
+queue_flush(StreamTransport *t)
+{
+    if (t->flush_queued) {
+        return 0;
+    }
+    if (hl_sched_flush_later(hl_stream_sched(t), (PyObject *)t, flush_cont) < 0) {
+        return -1;
+    }
+    t->flush_queued = true;
+    Py_XSETREF(t->write_ctx, Py_XNewRef(hl_context_borrow()));
+    return 0;
+}
+
+/* Sends at once, what is held first; bytes that can change are copied only if they do
+ * not all leave. */
+static int
+send_now(StreamTransport *t, PyObject *owner, const char *p, size_t n)
+{
+    if (t->out.bytes > 0 && owner != NULL) { /* one system call for both */
+        if (enqueue(t, owner, p, n) < 0) {
+            return -1;
+        }
+        return hl_stream_flush(t);
+    }
+    if (hl_stream_settle(t) < 0) {
+        return -1;
+    }
+    if (t->conn_lost) {
+        return 0;
+    }
+    if (!t->writing) {
+        ssize_t sent = send(*t->live_fd, p, n, MSG_NOSIGNAL);
+        if (sent == (ssize_t)n) {
+            return 0;
+        }
+        if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+            return after_flush(t, -errno);
+        }
+        p += sent > 0 ? sent : 0;
+        n -= sent > 0 ? (size_t)sent : 0;
+        return enqueue(t, owner, p, n) < 0 ? -1 : begin_waiting(t);
+    }
+    return enqueue(t, owner, p, n) < 0 ? -1 : maybe_pause(t);
+}
+
+/* Takes n > 0 bytes from the protocol, in whatever state the queue is. */
+static int
+put(StreamTransport *t, PyObject *owner, const char *p, size_t n)
+{
+    if (t->writing) {
+        return enqueue(t, owner, p, n) < 0 ? -1 : maybe_pause(t);
+    }
+    if (!may_hold(t, n)) {
+        return send_now(t, owner, p, n);
+    }
+    return queue_flush(t) < 0 ? -1 : enqueue(t, owner, p, n);
+}
+
+/* A write to a connection that is gone is dropped; after some of them asyncio says so.
+ */
+static int
+count_lost_write(StreamTransport *t)
+{
+    if (t->conn_lost++ < LOG_AFTER) {
+        return 0;
+    }
+    PyObject *text = PyUnicode_FromString("socket.send() raised exception.");
+    PyObject *res = text == NULL ? NULL
+                                 : PyObject_CallMethodOneArg(t->st->i_logger,
+                                                             t->st->s_warning, text);
+    Py_XDECREF(text);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+/* ---- write(), writelines(), write_eof() ---- */
+
+/* Writes what a buffer shows.  The immutable bytes behind a view need no copy. */
+static int
+put_view(StreamTransport *t, PyObject *data)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return hl_stream_fatal(t, "Fatal write error on socket transport");
+    }
+    int rc = 0;
+    if (view.len > 0) {
+        PyObject *base = PyMemoryView_Check(data) ? PyMemoryView_GET_BASE(data) : NULL;
+        bool fixed = base != NULL && PyBytes_CheckExact(base);
+        rc = put(t, fixed ? base : NULL, view.buf, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
+    return rc;
+}
+
+/* What write() and writelines() refuse: 0 or -1. */
+static int
+check_writable(StreamTransport *t, const char *eof, const char *busy)
+{
+    if (HL_UNLIKELY(t->eof || t->empty_waiter != NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, t->eof ? eof : busy);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *HL_COLD
+bad_data(PyObject *data)
+{
+    PyObject *name = PyType_GetName(Py_TYPE(data));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "data argument must be a bytes-like object, not %R", name);
+        Py_DECREF(name);
+    }
+    return NULL;
+}
+
+PyObject *
+hl_stream_write(PyObject *self, PyObject *data)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    bool exact = PyBytes_CheckExact(data);
+    if (!exact && !PyByteArray_Check(data) && !PyMemoryView_Check(data) &&
+        !PyBytes_Check(data)) {
+        return bad_data(data);
+    }
+    if (check_writable(t, "Cannot call write() after write_eof()",
+                       "unable to write; sendfile is in progress") < 0) {
+        return NULL;
+    }
+    Py_ssize_t len = exact ? PyBytes_GET_SIZE(data) : PyObject_Size(data);
+    if (len <= 0) {
+        return len < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    int rc;
+    if (HL_UNLIKELY(t->conn_lost)) {
+        rc = count_lost_write(t);
+    }
+    else if (exact) {
+        rc = put(t, data, PyBytes_AS_STRING(data), (size_t)len);
+    }
+    else {
+        rc = put_view(t, data);
+    }
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* Every element must be bytes-like before the first one is taken; views keep the memory
+ * of mutable elements in place meanwhile.  Views, or bytes as they are. */
+static PyObject *
+collect(PyObject *list)
+{
+    PyObject *items = PySequence_List(list);
+    for (Py_ssize_t i = 0; items != NULL && i < PyList_GET_SIZE(items); i++) {
+        PyObject *item = PyList_GET_ITEM(items, i);
+        if (!PyBytes_CheckExact(item)) {
+            PyObject *view = PyMemoryView_FromObject(item);
+            if (view == NULL) {
+                Py_CLEAR(items);
+            }
+            else {
+                PyList_SetItem(items, i, view);
+            }
+        }
+    }
+    return items;
+}
+
+/* Bytes, or a view; one that is not contiguous is laid out anew. */
+static int
+enqueue_line(StreamTransport *t, PyObject *item)
+{
+    PyObject *bytes =
+        PyBytes_CheckExact(item) ? Py_NewRef(item) : PyBytes_FromObject(item);
+    if (bytes == NULL) {
+        return -1;
+    }
+    if (PyBytes_GET_SIZE(bytes) == 0) {
+        Py_DECREF(bytes);
+        return 0;
+    }
+    return hl_wqueue_push(&t->out, bytes, PyBytes_AS_STRING(bytes),
+                          (size_t)PyBytes_GET_SIZE(bytes));
+}
+
+/* All lines are in the queue: decides what put() decides for one write. */
+static int
+after_lines(StreamTransport *t)
+{
+    if (t->writing) {
+        return maybe_pause(t);
+    }
+    return may_hold(t, 0) ? queue_flush(t) : hl_stream_flush(t);
+}
+
+PyObject *
+hl_stream_writelines(PyObject *self, PyObject *list)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    if (check_writable(t, "Cannot call writelines() after write_eof()",
+                       "unable to writelines; sendfile is in progress") < 0) {
+        return NULL;
+    }
+    int any = PyObject_IsTrue(list);
+    if (any <= 0) {
+        return any < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    PyObject *items = collect(list);
+    if (items == NULL) {
+        return NULL;
+    }
+    int rc = 0;
+    for (Py_ssize_t i = 0; rc == 0 && !t->conn_lost && i < PyList_GET_SIZE(items);
+         i++) {
+        rc = enqueue_line(t, PyList_GET_ITEM(items, i));
+    }
+    Py_DECREF(items);
+    if (rc < 0 || after_lines(t) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Everything has left: half-close.  0, or -1 with the OSError of shutdown(). */
+static int
+shut_down(StreamTransport *t)
+{
+    return shutdown(*t->live_fd, SHUT_WR) < 0 ? hl_raise_int(-errno) : 0;
+}
+
+PyObject *
+hl_stream_write_eof(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    StreamTransport *t = (StreamTransport *)self;
+    if (t->closing || t->eof) {
+        Py_RETURN_NONE;
+    }
+    if (hl_stream_settle(t) < 0) {
+        return NULL;
+    }
+    if (t->closing) { /* the last write failed */
+        Py_RETURN_NONE;
+    }
+    t->eof = true;
+    if (t->out.bytes == 0 && shut_down(t) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- room to write again ---- */
+
+/* A wait for room ended with an error. */
+static int
+on_send_error(StreamTransport *t, int err)
+{
+    PyObject *empty = Py_XNewRef(t->empty_waiter);
+    hl_stream_stop_writing(t);
+    hl_wqueue_clear(&t->out);
+    (void)hl_raise_int(err);
+    PyObject *exc = PyErr_GetRaisedException();
+    PyErr_SetRaisedException(Py_NewRef(exc));
+    int rc = hl_stream_fatal(t, "Fatal write error on socket transport");
+    if (rc == 0 && empty != NULL) {
+        rc = hl_waiter_set(t->st, empty, NULL, exc);
+    }
+    Py_DECREF(exc);
+    Py_XDECREF(empty);
+    return rc;
+}
+
+/* The queue has run empty, and resume_writing() has not filled it again. */
+static int
+on_drained(StreamTransport *t)
+{
+    if (t->empty_waiter != NULL) {
+        PyObject *empty = Py_NewRef(t->empty_waiter);
+        int rc = hl_waiter_set(t->st, empty, Py_None, NULL);
+        Py_DECREF(empty);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    if (t->closing) {
+        t->conn_lost++;
+        return hl_stream_lost(t, Py_None);
+    }
+    return t->eof ? shut_down(t) : 0;
+}
+
+static int
+write_more(StreamTransport *t)
+{
+    int rc = hl_wqueue_send(&t->out, *t->live_fd);
+    if (rc < 0 && rc != -EAGAIN) {
+        return on_send_error(t, rc);
+    }
+    if (t->out.bytes ==
+        0) { /* before the upcall: what it writes is sent by the flush */
+        hl_stream_stop_writing(t);
+    }
+    if (maybe_resume(t) < 0 || hl_stream_flush(t) < 0) {
+        return -1;
+    }
+    return t->out.bytes > 0 || t->conn_lost ? 0 : on_drained(t);
+}
+
+static int
+on_writable(PyObject *self)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    if (!t->writing) { /* queued before the watch ended */
+        return 0;
+    }
+    return hl_stream_in_ctx(t, t->write_ctx, write_more);
+}
