@@ -1,0 +1,154 @@
+"""The object that create_server() returns."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl as _ssl
+import weakref
+from asyncio import events, tasks, trsock
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hotloop._net import NetMixin
+
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+
+
+class Server(events.AbstractServer):
+    """Listening sockets and the connections that came through them.
+
+    Transports call `_attach` when they are made and `_detach` when they are gone; a server is
+    closed for good once it listens no more and the last of them has gone.
+    """
+
+    def __init__(
+        self,
+        loop: NetMixin,
+        sockets: list[socket.socket],
+        protocol_factory: ProtocolFactory,
+        ssl_context: _ssl.SSLContext | None,
+        backlog: int,
+        ssl_handshake_timeout: float | None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        self._loop: Any = loop
+        self._sockets: list[socket.socket] | None = sockets
+        # Not strong, so that a transport that nobody uses any more is still found abandoned.
+        # It detaches itself even then: no dead reference stays behind.
+        self._clients: set[weakref.ref[asyncio.Transport]] = set()
+        self._waiters: list[asyncio.Future[None]] | None = []  # None: closed for good
+        self._protocol_factory = protocol_factory
+        self._ssl_context = ssl_context
+        self._backlog = backlog
+        self._ssl_handshake_timeout = ssl_handshake_timeout
+        self._ssl_shutdown_timeout = ssl_shutdown_timeout
+        self._listeners: list[Any] = []
+        self._serving = False
+        self._serving_forever_fut: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} sockets={self.sockets!r}>"
+
+    # ---- called by the transports ----
+
+    def _attach(self, transport: asyncio.Transport) -> None:
+        assert self._sockets is not None
+        self._clients.add(weakref.ref(transport))
+
+    def _detach(self, transport: asyncio.Transport) -> None:
+        self._clients.discard(weakref.ref(transport))
+        self._check_done()
+
+    def _check_done(self) -> None:
+        """Wakes who waits, once there is neither a socket nor a connection left."""
+        if self._sockets is not None or self._clients or self._waiters is None:
+            return
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # ---- serving ----
+
+    def _start_serving(self) -> None:
+        if self._serving or self._sockets is None:
+            return
+        self._serving = True
+        for sock in self._sockets:
+            sock.listen(self._backlog)
+            self._listeners.append(self._loop._start_listening(self, sock))
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop  # type: ignore[no-any-return]
+
+    def is_serving(self) -> bool:
+        return self._serving
+
+    @property
+    def sockets(self) -> tuple[trsock.TransportSocket, ...]:
+        return tuple(trsock.TransportSocket(sock) for sock in self._sockets or ())
+
+    async def start_serving(self) -> None:
+        self._start_serving()
+        await tasks.sleep(0)  # as asyncio: what watches the sockets is in place afterwards
+
+    async def serve_forever(self) -> None:
+        if self._serving_forever_fut is not None:
+            raise RuntimeError(
+                f"server {self!r} is already being awaited on serve_forever()"
+            )
+        if self._sockets is None:
+            raise RuntimeError(f"server {self!r} is closed")
+        self._start_serving()
+        self._serving_forever_fut = self._loop.create_future()
+        try:
+            await self._serving_forever_fut
+        except asyncio.CancelledError:
+            try:
+                self.close()
+                await self.wait_closed()
+            finally:
+                raise
+        finally:
+            self._serving_forever_fut = None
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        sockets, self._sockets = self._sockets, None
+        if sockets is None:
+            return
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        for sock in sockets:
+            self._loop._close_listening(sock)
+        self._serving = False
+        forever = self._serving_forever_fut
+        if forever is not None and not forever.done():
+            forever.cancel()
+            self._serving_forever_fut = None
+        self._check_done()
+
+    def _live_clients(self) -> list[asyncio.Transport]:
+        return [t for t in (ref() for ref in tuple(self._clients)) if t is not None]
+
+    def close_clients(self) -> None:
+        """Closes every connection; what they have still to send is sent first."""
+        for transport in self._live_clients():
+            transport.close()
+
+    def abort_clients(self) -> None:
+        """Closes every connection at once."""
+        for transport in self._live_clients():
+            transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Waits until the server is closed and its last connection is gone."""
+        if self._waiters is None:
+            return
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
