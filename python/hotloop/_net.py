@@ -51,39 +51,6 @@ def _check_ssl_timeouts(ssl: Any, handshake: object, shutdown: object) -> None:
             raise ValueError(f"ssl_{name}_timeout is only meaningful with ssl")
 
 
-def _literal_info(
-    host: Any, port: Any, family: int, kind: int, proto: int, flow: int = 0, scope: int = 0
-) -> AddrInfo | None:
-    """The one answer for an IP literal, as getaddrinfo() would give it; None: it must be asked."""
-    if kind == socket.SOCK_STREAM:
-        answer_proto = socket.IPPROTO_TCP
-    elif kind == socket.SOCK_DGRAM:
-        answer_proto = socket.IPPROTO_UDP
-    else:
-        return None
-    if host is None or proto not in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):
-        return None
-    if port is None or port in ("", b""):
-        port = 0
-    try:
-        port = int(port)
-    except (TypeError, ValueError):
-        return None  # the name of a service
-    if isinstance(host, bytes):
-        host = host.decode("idna")
-    if "%" in host:
-        return None  # inet_pton() does not know zones
-    families = (socket.AF_INET, socket.AF_INET6) if family == socket.AF_UNSPEC else (family,)
-    for af in families:
-        try:
-            socket.inet_pton(af, host)
-        except OSError:
-            continue
-        address = (host, port, flow, scope) if af == socket.AF_INET6 else (host, port)
-        return af, kind, answer_proto, "", address
-    return None
-
-
 def _interleave(infos: Iterable[AddrInfo], first: int) -> list[AddrInfo]:
     """Takes turns among the families (RFC 8305), after `first` - 1 more of the first one."""
     by_family: dict[int, list[AddrInfo]] = collections.defaultdict(list)
@@ -214,6 +181,7 @@ class NetMixin:
         ) -> Awaitable[int]: ...
         def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any: ...
         def _check_closed(self) -> None: ...
+        def _ensure_resolved(self, address: Any, **hints: Any) -> Awaitable[list[Any]]: ...
         def _make_stream_transport(
             self,
             sock: socket.socket,
@@ -228,26 +196,10 @@ class NetMixin:
 
     # ---- names ----
 
-    async def _ensure_resolved(
-        self,
-        address: Any,
-        *,
-        family: int = 0,
-        type: int = socket.SOCK_STREAM,
-        proto: int = 0,
-        flags: int = 0,
-        loop: Any = None,
-    ) -> list[Any]:
-        host, port = address[:2]
-        info = _literal_info(host, port, family, type, proto, *address[2:])
-        if info is not None:
-            return [info]
-        return await self.getaddrinfo(
-            host, port, family=family, type=type, proto=proto, flags=flags
-        )
-
     async def _resolve(self, address: Any, empty: str, **hints: int) -> list[Any]:
-        infos = await self._ensure_resolved(address, **hints)
+        infos = await self._ensure_resolved(
+            address, type=socket.SOCK_STREAM, loop=self, **hints
+        )
         if not infos:
             raise OSError(empty)
         return infos
