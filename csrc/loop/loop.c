@@ -56,14 +56,26 @@ Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 
 /* ---- life ---- */
 
+static HL_COLD int
+unknown_backend(const char *name)
+{
+    char known[64] = "";
+    for (int i = 0; hl_poll_backends[i] != NULL; i++) {
+        size_t len = strlen(known);
+        (void)snprintf(known + len, sizeof(known) - len, "%s%s", i ? ", " : "",
+                       hl_poll_backends[i]->name);
+    }
+    PyErr_Format(PyExc_ValueError, "unknown backend '%s': this system has %s",
+                 name == NULL ? "" : name, known);
+    return -1;
+}
+
 static int
 open_poller(LoopObject *self, const char *backend)
 {
     const hl_poll_ops *ops = hl_poll_find(backend);
     if (ops == NULL) {
-        PyErr_Format(PyExc_ValueError, "there is no backend %s here",
-                     backend == NULL ? "(any)" : backend);
-        return -1;
+        return unknown_backend(backend);
     }
     int rc = ops->open(&self->poll);
     if (rc < 0) {
@@ -304,6 +316,13 @@ Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     if (self->closed) {
         Py_RETURN_NONE;
+    }
+    if (self->sched.debug) {
+        PyObject *r = PyObject_CallMethod(op, "_log_close", NULL);
+        if (r == NULL) {
+            return NULL;
+        }
+        Py_DECREF(r);
     }
     Py_INCREF(op);
     self->closed = true;

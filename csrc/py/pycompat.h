@@ -22,6 +22,7 @@
 #if PY_VERSION_HEX < 0x030D0000
 #define PyObject_VisitManagedDict _PyObject_VisitManagedDict
 #define PyObject_ClearManagedDict _PyObject_ClearManagedDict
+#define Py_IsFinalizing _Py_IsFinalizing
 #endif
 
 /* From 3.13 on the last uncancel() also takes back a cancellation not yet thrown. */

@@ -223,7 +223,7 @@ Future_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     hl_state *st = hl_future_state(op);
     bool exact = st != NULL && type == st->t_Future;
-    bool finalized = !exact || AS_FUTURE(op)->log_tb;
+    bool finalized = !exact || AS_FUTURE(op)->log_tb || PyObject_GC_IsFinalized(op);
     /* Only a future that has something to say is finalised: the mark that this leaves
      * in the collector's header must not be inherited by the next owner of the memory.
      */

@@ -118,7 +118,18 @@ Wakeup_hash(PyObject *op)
     return (Py_hash_t)((uintptr_t)((WakeupObject *)op)->task >> 4);
 }
 
+/* The name that asyncio's own wake-ups go by in repr(future). */
+static PyObject *
+Wakeup_name(PyObject *op, void *closure)
+{
+    return PyUnicode_FromFormat("%s%s", (const char *)closure,
+                                ((WakeupObject *)op)->step ? "task_step"
+                                                           : "task_wakeup");
+}
+
 static PyGetSetDef wakeup_getset[] = {
+    {"__name__", Wakeup_name, NULL, NULL, ""},
+    {"__qualname__", Wakeup_name, NULL, NULL, "Task."},
     {"__self__", Wakeup_self, NULL, "The task.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -920,7 +931,8 @@ Task_dealloc(PyObject *op)
     TaskObject *t = AS_TASK(op);
     PyTypeObject *type = Py_TYPE(op);
     hl_state *st = t->st;
-    bool finalized = type != st->t_Task || t->log_tb || forgotten(t);
+    bool finalized =
+        type != st->t_Task || t->log_tb || forgotten(t) || PyObject_GC_IsFinalized(op);
     /* As for futures: finalise only who has something to say. */
     if (finalized && PyObject_CallFinalizerFromDealloc(op) < 0) {
         return; /* resurrected */
