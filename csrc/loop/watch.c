@@ -529,10 +529,8 @@ Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
 }
 
 #define HL_METHOD(name, doc)                                                           \
-    {                                                                                  \
-#name, (PyCFunction)(void (*)(void))Loop_##name,                               \
-            METH_FASTCALL | METH_KEYWORDS, doc                                         \
-    }
+    {#name, (PyCFunction)(void (*)(void))Loop_##name, METH_FASTCALL | METH_KEYWORDS,   \
+     doc}
 
 PyMethodDef hl_watch_methods[] = {
     HL_METHOD(

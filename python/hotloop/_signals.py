@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-# Public up to 3.15, where calling it warns; the private name is what asyncio itself uses since 3.14.
+# The public name is deprecated in 3.14, where asyncio itself goes by the private one.
 _iscoroutinefunction: Callable[[object], bool] = getattr(
     coroutines, "_iscoroutinefunction", None
 ) or getattr(coroutines, "iscoroutinefunction")  # noqa: B009
@@ -146,6 +146,7 @@ class SignalsMixin(Base):
                 f"Closing the loop {self!r} on interpreter shutdown stage, "
                 f"skipping signal handlers removal",
                 ResourceWarning,
+                stacklevel=2,
                 source=self,
             )
             self._signal_handlers.clear()

@@ -84,7 +84,7 @@ def _byte_view(data: Any) -> memoryview:
 
 
 # What asyncio takes a numeric address for without asking, and the protocol it then names.
-_PROTOCOLS = {
+_PROTOCOLS: dict[int, int] = {
     socket.SOCK_STREAM: socket.IPPROTO_TCP,
     socket.SOCK_DGRAM: socket.IPPROTO_UDP,
 }

@@ -119,9 +119,10 @@ def test_recvfrom(anyloop: Loop, udp: Pair) -> None:
     here, there = a.getsockname(), b.getsockname()
     b.sendto(b"now", here)
     assert run(anyloop, anyloop.sock_recvfrom(a, 10)) == (b"now", there)
-    assert run(
-        anyloop, soon(anyloop, anyloop.sock_recvfrom(a, 10), b.sendto, b"later", here)
-    ) == (b"later", there)
+    assert run(anyloop, soon(anyloop, anyloop.sock_recvfrom(a, 10), b.sendto, b"later", here)) == (
+        b"later",
+        there,
+    )
     buf = bytearray(10)
     b.sendto(b"into", here)
     assert run(anyloop, anyloop.sock_recvfrom_into(a, buf)) == (4, there)
@@ -461,11 +462,9 @@ def test_nothing_is_kept(anyloop: Loop, pair: Pair) -> None:
     assert not any(type(thing) is Buffer for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("offset, count", [(0, None), (1000, None), (5, 70_000), (0, 1)])
+@pytest.mark.parametrize(("offset", "count"), [(0, None), (1000, None), (5, 70_000), (0, 1)])
 @pytest.mark.parametrize("size", [0, 1000, 3_000_000])
-def test_sendfile(
-    anyloop: Loop, tcp: Pair, offset: int, count: int | None, size: int
-) -> None:
+def test_sendfile(anyloop: Loop, tcp: Pair, offset: int, count: int | None, size: int) -> None:
     a, b = tcp
     data = os.urandom(size)
     expected = data[offset:][:count]
@@ -522,18 +521,15 @@ def test_ensure_resolved_as_asyncio(anyloop: Loop) -> None:
         ("::1", 80, 1, 2),
     ]
 
-    async def go() -> list[Any]:
+    async def go(loop: Loop) -> list[Any]:
         found = []
         for address in addresses:
             for type in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                found += await anyloop._ensure_resolved(address, type=type, loop=anyloop)
+                found += await loop._ensure_resolved(address, type=type, loop=loop)
         return found
 
     stock = asyncio.SelectorEventLoop()
-    ours, anyloop_ = run(anyloop, go()), anyloop
-    anyloop = stock
     try:
-        assert ours == run(stock, go())
+        assert run(anyloop, go(anyloop)) == run(stock, go(stock))
     finally:
         stock.close()
-        assert anyloop_ is not stock

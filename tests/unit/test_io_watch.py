@@ -108,7 +108,8 @@ def test_replacing_cancels_the_old_handle(anyloop: Loop, pair: Pair) -> None:
     first = anyloop._add_reader(a, got.append, 1)
     assert isinstance(first, asyncio.Handle)
     second = anyloop._add_reader(a, got.append, 2)
-    assert first.cancelled() and not second.cancelled()
+    assert first.cancelled()
+    assert not second.cancelled()
     b.send(b"x")
     run_until(anyloop, lambda: bool(got))
     assert set(got) == {2}
@@ -198,9 +199,7 @@ def test_context_is_a_copy_of_the_current_one(anyloop: Loop, pair: Pair) -> None
     assert var.get() == 0
 
 
-def test_callback_that_raises_is_reported(
-    anyloop: Loop, pair: Pair, reports: list[Any]
-) -> None:
+def test_callback_that_raises_is_reported(anyloop: Loop, pair: Pair, reports: list[Any]) -> None:
     a, b = pair
     contexts = []
     anyloop.set_exception_handler(lambda loop, context: contexts.append(context))
@@ -314,7 +313,7 @@ def test_select_refuses_large_descriptors(make_loop: Any) -> None:
     r, w = os.pipe()
     try:
         high = os.dup2(r, 1050)
-        with pytest.raises(ValueError, match="1050.*select"):
+        with pytest.raises(ValueError, match=r"1050.*select"):
             loop.add_reader(high, print)
         assert loop.remove_reader(high) is False
         os.close(high)
@@ -462,7 +461,7 @@ def test_methods_are_honoured_when_overridden(backend: str, pair: Pair) -> None:
 
 def test_dropping_a_callback_may_change_the_table(anyloop: Loop, pair: Pair) -> None:
     """Finalisers run inside add and remove, and use the same table."""
-    a, b = pair
+    a, _ = pair
     socks = [socket.socketpair() for _ in range(40)]
 
     class Evil:
@@ -532,14 +531,14 @@ def test_many_descriptors(loop: Loop) -> None:
 
 def test_collected_in_a_cycle(backend: str, pair: Pair) -> None:
     """Handler, loop and socket in one cycle: the collector gets them, and the loop warns."""
-    loop: Any = hotloop.new_event_loop(backend=backend)
 
-    def reader() -> None:
-        loop.stop()
+    def make() -> weakref.ref[Any]:
+        loop = hotloop.new_event_loop(backend=backend)
+        loop.add_reader(pair[0], loop.stop)
+        loop.run_until_complete(asyncio.sleep(0))
+        return weakref.ref(loop)
 
-    loop.add_reader(pair[0], reader)
-    ref = weakref.ref(loop)
-    del loop, reader
+    ref = make()
     with pytest.warns(ResourceWarning, match="unclosed event loop"):
         gc.collect()
     assert ref() is None
