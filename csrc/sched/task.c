@@ -914,6 +914,9 @@ static void
 Task_finalize(PyObject *op)
 {
     TaskObject *t = AS_TASK(op);
+    /* Off the list even if the report brings it back to life: asyncio's set holds weak
+     * references, which are dead by now. */
+    hl_list_remove(&t->node);
     if (forgotten(t) && t->st->s_message != NULL) {
         PyObject *saved = PyErr_GetRaisedException();
         PyObject *message =
