@@ -91,6 +91,7 @@ format: $(LINTERS)
 	$(BIN)/ruff format -q python tests tools examples benchmarks setup.py
 
 # ---- the core's C tests: one program per tests/c/test_*.c, linked with csrc/core -----------
+# A test that defines __wrap_NAME stands between the core and the C library's NAME.
 
 C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/test_*.c))
 CORE := $(wildcard csrc/core/*.c)
@@ -99,11 +100,15 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
 
 build/c/%: tests/c/%.c $(CORE) $(wildcard csrc/core/*.h tests/c/*.h)
 	@mkdir -p build/c
-	@sanitize=$$(echo 'int main(void){return 0;}' | $(CC) $(SANITIZE) -x c - -o $@.probe 2>/dev/null && echo "$(SANITIZE)"); \
-	    $(CC) -O1 -g -std=c11 -D_GNU_SOURCE -pthread $$sanitize $(WARNINGS) -Icsrc -Itests/c $< $(CORE) -o $@
+	@wraps=$$(sed -n 's/.*__wrap_\([a-z]*\).*/-Wl,--wrap=\1/p' $< tests/c/check.h | sort -u); \
+	    sanitize=$$(echo 'int main(void){return 0;}' | $(CC) $(SANITIZE) -x c - -o $@.probe 2>/dev/null && echo "$(SANITIZE)"); \
+	    $(CC) -O1 -g -std=c11 -D_GNU_SOURCE -pthread $$sanitize $(WARNINGS) $$wraps -Icsrc -Itests/c $< $(CORE) -o $@
 
 c-test: $(C_TESTS)
-	@for program in $(C_TESTS); do echo "$$program"; ./$$program || exit 1; done
+	@for program in $(C_TESTS); do \
+	    ./$$program >$$program.log 2>&1 || { cat $$program.log; echo "$$program failed"; exit 1; }; \
+	    echo "$$program: $$(grep -c ^ok $$program.log) passed"; \
+	done
 
 # ---- the same suite on other builds --------------------------------------------------------
 

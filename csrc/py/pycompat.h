@@ -90,6 +90,28 @@ typedef struct {
     HL_BASE_TASK_FIELDS
 } hl_base_task;
 
+/* The part of a Future's GC slots that differs by version: its instance dictionary. */
+static inline int
+hl_future_visit_dict(PyObject *op, visitproc visit, void *arg)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    Py_VISIT(((hl_base_future *)op)->dict);
+    return 0;
+#else
+    return PyObject_VisitManagedDict(op, visit, arg);
+#endif
+}
+
+static inline void
+hl_future_clear_dict(PyObject *op)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    Py_CLEAR(((hl_base_future *)op)->dict);
+#else
+    PyObject_ClearManagedDict(op);
+#endif
+}
+
 /* asyncio.Handle and asyncio.TimerHandle are Python classes with __slots__; the slots
  * lie in the order of their names, the timer's two behind the handle's. */
 #define HL_BASE_HANDLE_FIELDS                                                          \
