@@ -279,6 +279,33 @@ hl_loop_disown_fd(LoopObject *self, int fd)
     }
 }
 
+/* The file that fd was watched for may have been closed, and its number given to
+ * another file: then the old one's watchers are not to fire for the new one. */
+static int
+drop_if_stale(LoopObject *self, int fd, PyObject *fileobj)
+{
+    if (HL_LIKELY(self->fileobjs == NULL) || PyDict_GET_SIZE(self->fileobjs) == 0) {
+        return 0;
+    }
+    PyObject *key = PyLong_FromLong(fd);
+    if (key == NULL) {
+        return -1;
+    }
+    PyObject *old = Py_XNewRef(PyDict_GetItemWithError(self->fileobjs, key));
+    Py_DECREF(key);
+    if (old != NULL && old != fileobj) {
+        int now = -1;
+        if (number_of(old, &now) < 0) {
+            PyErr_Clear();
+        }
+        if (now != fd && hl_fdtab_peek(&self->fds, fd) != NULL) {
+            drop_handles(self, fd);
+        }
+    }
+    Py_XDECREF(old);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static int
 check_free(LoopObject *self, int fd, PyObject *fileobj)
 {
@@ -428,6 +455,9 @@ add(LoopObject *self, const char *method, uint32_t side, bool checked,
     }
     if (fd < 0) {
         raise_invalid_fd(in[0]);
+        return NULL;
+    }
+    if (drop_if_stale(self, fd, in[0]) < 0) {
         return NULL;
     }
     Py_ssize_t rest = nargs > 2 ? nargs - 2 : 0;

@@ -406,6 +406,26 @@ def test_number_reused_after_close(loop: Loop, pair: Pair) -> None:
         os.close(fd)
 
 
+def test_other_side_of_a_reused_number(loop: Loop) -> None:
+    """The writer of a socket that was closed does not fire for the next one of its number."""
+    turns(loop)
+    a, b = socket.socketpair()
+    number = a.fileno()
+    got: list[str] = []
+    loop.add_writer(a, got.append, "old")
+    a.close()
+    c, d = socket.socketpair()
+    assert c.fileno() == number
+    loop.add_reader(c, got.append, "new")
+    d.send(b"x")
+    run_until(loop, lambda: bool(got))
+    assert set(got) == {"new"}
+    assert loop.remove_writer(c) is False
+    assert loop.remove_reader(c) is True
+    for sock in (b, c, d):
+        sock.close()
+
+
 def test_same_number_reopened_in_the_turn_of_its_event(loop: Loop) -> None:
     """An event fetched for the old owner is not delivered to the new one."""
     a, b = socket.socketpair()
