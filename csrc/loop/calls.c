@@ -25,6 +25,9 @@ hl_loop_time(LoopObject *self, double *out)
         return 0;
     }
     hl_state *st = self->sched.st;
+    if (!self->sched.in_callback) {
+        hl_current_clear(&self->sched, (PyObject *)self); /* between two steps */
+    }
     PyObject *r = PyObject_CallMethodNoArgs((PyObject *)self, st->s_time);
     *out = r == NULL ? -1.0 : PyFloat_AsDouble(r);
     Py_XDECREF(r);

@@ -78,10 +78,13 @@ wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
     return n;
 }
 
+/* Pending signals are looked at here, so at most UNPOLLED_NS late; Python code that
+ * runs in a turn looks at them itself. */
 static int
 ask_poller(LoopObject *self, int64_t timeout)
 {
     hl_fired fired[FIRED_CAP];
+    hl_current_clear(&self->sched, (PyObject *)self);
     int n = timeout == 0 ? self->poll->ops->wait(self->poll, fired, FIRED_CAP, 0)
                          : wait_blocking(self, fired, timeout);
     self->unpolled = 0;
@@ -94,7 +97,10 @@ ask_poller(LoopObject *self, int64_t timeout)
     if (n > 0) {
         n = take_wakeup(self, fired, n);
     }
-    return n > 0 ? hl_watch_dispatch(self, fired, n) : 0;
+    if (n > 0 && hl_watch_dispatch(self, fired, n) < 0) {
+        return -1;
+    }
+    return PyErr_CheckSignals();
 }
 
 /* Polls, unless there is work and the poller was asked a moment ago. */
@@ -248,7 +254,6 @@ run_ready(LoopObject *self)
         }
     }
     s->in_callback = outer;
-    hl_current_clear(s, (PyObject *)self);
     return rc;
 }
 
@@ -267,7 +272,7 @@ turn(LoopObject *self)
 {
     self->turns++;
     look_at_type(self);
-    if (poll_step(self) < 0 || PyErr_CheckSignals() < 0 || queue_due(self) < 0) {
+    if (poll_step(self) < 0 || queue_due(self) < 0) {
         return -1;
     }
     return run_ready(self);
@@ -281,5 +286,6 @@ hl_run(LoopObject *self)
         rc = turn(self);
     } while (rc == 0 && !self->stopping);
     self->stopping = false;
+    hl_current_clear(&self->sched, (PyObject *)self);
     return rc;
 }

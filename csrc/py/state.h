@@ -125,7 +125,7 @@
     X(is_debug_mode, "asyncio.coroutines", "_is_debug_mode")                           \
     X(get_running_loop, "asyncio.events", "_get_running_loop")
 
-#define HL_FREE_MAX 256 /* objects kept per free list */
+#define HL_FREE_MAX 1024 /* objects kept per free list */
 
 typedef struct {
     PyObject *v[HL_FREE_MAX];

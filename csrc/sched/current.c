@@ -48,6 +48,9 @@ call_enter(hl_sched *s, PyObject *loop, PyObject *task)
 int
 hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task)
 {
+    if (s->current == task) {
+        return 0; /* it stepped last, and nothing else has run since */
+    }
     if (HL_LIKELY(s->st->current_tasks != NULL)) {
         return dict_enter(s, loop, task);
     }

@@ -253,7 +253,7 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
     PyObject *loop = AS_FUTURE(op)->loop;
     hl_sched *s = hl_sched_plain(loop);
     int rc;
-    if (PyObject_TypeCheck(callback, st->t_Task)) {
+    if (hl_task_check(st, callback)) {
         if (HL_LIKELY(s != NULL)) {
             Py_DECREF(ctx); /* the task has its own; it is the same object */
             return hl_sched_push_steal(s, HL_KIND_WAKE, callback, Py_NewRef(op));
@@ -528,7 +528,7 @@ hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject 
         f->context0 = Py_NewRef(ctx);
         return 0;
     }
-    if (PyObject_TypeCheck(callback, st->t_Task)) {
+    if (hl_task_check(st, callback)) {
         /* Only callback0 may hold a bare task; the list is read by asyncio too. */
         callback = hl_task_wakeup(st, callback);
         if (callback == NULL) {
@@ -556,8 +556,8 @@ static PyObject *
 callback0_shown(hl_state *st, PyObject *op)
 {
     PyObject *callback = AS_FUTURE(op)->callback0;
-    return PyObject_TypeCheck(callback, st->t_Task) ? hl_task_wakeup(st, callback)
-                                                    : Py_NewRef(callback);
+    return hl_task_check(st, callback) ? hl_task_wakeup(st, callback)
+                                       : Py_NewRef(callback);
 }
 
 static PyObject *
@@ -590,7 +590,7 @@ Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     /* A bare task is no callable; it must not pass for the fused waiter. */
     int rc = -1;
-    if (PyObject_TypeCheck(args[0], st->t_Task) && !PyCallable_Check(args[0])) {
+    if (hl_task_check(st, args[0]) && !PyCallable_Check(args[0])) {
         PyErr_Format(PyExc_TypeError, "%R is not callable", args[0]);
     }
     else {

@@ -137,6 +137,14 @@ int hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *ex
 /* name, context: NULL or None for none; eager: start at once. */
 PyObject *hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
                       PyObject *name, PyObject *context, bool eager);
+/* Is op a Task of ours or of a subclass?  Most callbacks are not, and smaller. */
+static inline bool
+hl_task_check(hl_state *st, PyObject *op)
+{
+    return Py_IS_TYPE(op, st->t_Task) ||
+           (HL_UNLIKELY(Py_TYPE(op)->tp_basicsize > (Py_ssize_t)sizeof(hl_base_task)) &&
+            PyType_IsSubtype(Py_TYPE(op), st->t_Task));
+}
 /* A callable that wakes the task from the future it is called with: what the fused
  * waiter of a future looks like from outside. */
 PyObject *hl_task_wakeup(hl_state *st, PyObject *task);

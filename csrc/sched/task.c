@@ -1183,7 +1183,7 @@ static PyObject *
 unlink_task(PyObject *mod, PyObject *op)
 {
     hl_state *st = hl_state_of(mod);
-    if (!PyObject_TypeCheck(op, st->t_Task) || hl_list_empty(&AS_TASK(op)->node)) {
+    if (!hl_task_check(st, op) || hl_list_empty(&AS_TASK(op)->node)) {
         Py_RETURN_FALSE;
     }
     hl_list_remove(&AS_TASK(op)->node);
