@@ -24,6 +24,12 @@ def look(tasks=()):
     seen["backend"].add(getattr(loop, "backend", "none"))
     note("future", loop.create_future())
     for task in {asyncio.current_task(), *asyncio.all_tasks(), *tasks}:
+        if not isinstance(task, asyncio.Task):
+            note("future", task)
+            continue
+        code = getattr(task.get_coro(), "cr_code", None)
+        if type(task) is asyncio.Task and code is not None and "aiohttp" in code.co_filename:
+            continue  # aiohttp calls that class by its name: no loop is asked
         note("task", task)
         waits_for = getattr(task, "_fut_waiter", None)
         if waits_for is not None and not isinstance(waits_for, asyncio.Task | GATHERING):
