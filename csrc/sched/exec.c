@@ -19,7 +19,8 @@ hl_sched_exec(PyObject *mod, hl_state *st)
     if (!st->native) {
         return export_base_types(mod, st);
     }
-    if (hl_future_exec(mod, st) < 0 || hl_futiter_exec(mod, st) < 0) {
+    if (hl_future_exec(mod, st) < 0 || hl_futiter_exec(mod, st) < 0 ||
+        hl_wakeup_exec(mod, st) < 0) {
         return -1;
     }
     return hl_task_exec(mod, st);

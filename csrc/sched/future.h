@@ -63,6 +63,27 @@ void hl_future_complain(hl_state *st, PyObject *op, PyObject *message, PyObject 
 extern PyMethodDef hl_future_methods[];
 extern PyGetSetDef hl_future_getset[];
 
+/* ---- step.c ---- */
+/* One step, the task being current and its context entered; exc is borrowed. */
+int hl_task_step(hl_state *st, TaskObject *t, PyObject *exc);
+/* A step, or a wake-up by a finished future, whose context somebody else has entered.
+ */
+int hl_task_step_in(hl_state *st, TaskObject *t, PyObject *exc);
+int hl_task_wake_in(hl_state *st, TaskObject *t, PyObject *fut);
+int hl_task_step_soon(hl_state *st, TaskObject *t, PyObject *exc);
+/* waiter.cancel(msg=msg): 1, 0, or -1. */
+int hl_task_cancel_waiter(hl_state *st, PyObject *waiter, PyObject *msg);
+
+/* ---- wakeup.c ---- */
+/* A callable that steps the task, throwing exc (or NULL). */
+PyObject *hl_task_stepper(hl_state *st, PyObject *task, PyObject *exc);
+
+/* ---- registry.c ---- */
+int hl_task_enlist(hl_state *st, TaskObject *t);
+int hl_task_delist(hl_state *st, TaskObject *t); /* the task is done */
+int hl_registry_install(PyObject *mod, hl_state *st);
+
+int hl_wakeup_exec(PyObject *mod, hl_state *st);
 int hl_handle_exec(PyObject *mod, hl_state *st);
 int hl_future_exec(PyObject *mod, hl_state *st);
 int hl_futiter_exec(PyObject *mod, hl_state *st);

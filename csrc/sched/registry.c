@@ -1,0 +1,86 @@
+/* Which tasks there are: the list behind asyncio.all_tasks(), or asyncio's own. */
+#include "sched/future.h"
+
+int
+hl_task_enlist(hl_state *st, TaskObject *t)
+{
+    if (HL_LIKELY(st->tasks_listed)) {
+        hl_list_push(&st->tasks, &t->node);
+        return 0;
+    }
+    PyObject *r = PyObject_CallOneArg(st->i_register_task, (PyObject *)t);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+/* The task is done. */
+int
+hl_task_delist(hl_state *st, TaskObject *t)
+{
+    if (HL_LIKELY(st->tasks_listed)) {
+        hl_list_remove(&t->node);
+        return 0;
+    }
+    PyObject *r = PyObject_CallOneArg(st->i_unregister_task, (PyObject *)t);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+/* ---- what asyncio.all_tasks() walks ---- */
+
+static PyObject *
+listed_tasks(PyObject *mod, PyObject *Py_UNUSED(ignored))
+{
+    hl_state *st = hl_state_of(mod);
+    PyObject *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    for (hl_node *n = st->tasks.next; n != &st->tasks; n = n->next) {
+        /* Nothing below runs foreign code or drops a reference: the list stays put. */
+        if (PyList_Append(list, (PyObject *)hl_container_of(n, TaskObject, node)) < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static PyObject *
+unlink_task(PyObject *mod, PyObject *op)
+{
+    hl_state *st = hl_state_of(mod);
+    if (!hl_task_check(st, op) || hl_list_empty(&AS_TASK(op)->node)) {
+        Py_RETURN_FALSE;
+    }
+    hl_list_remove(&AS_TASK(op)->node);
+    Py_RETURN_TRUE;
+}
+
+static PyMethodDef registry_methods[] = {
+    {"_listed_tasks", listed_tasks, METH_NOARGS, "The unfinished tasks of ours."},
+    {"_unlink_task", unlink_task, METH_O, "Take a task off that list."},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+hl_registry_install(PyObject *mod, hl_state *st)
+{
+    if (PyModule_AddFunctions(mod, registry_methods) < 0) {
+        return -1;
+    }
+    PyObject *listed = PyObject_GetAttrString(mod, "_listed_tasks");
+    PyObject *unlink = PyObject_GetAttrString(mod, "_unlink_task");
+    PyObject *r = listed == NULL || unlink == NULL
+                      ? NULL
+                      : PyObject_CallFunctionObjArgs(st->i_install_registry, listed,
+                                                     unlink, NULL);
+    Py_XDECREF(listed);
+    Py_XDECREF(unlink);
+    if (r == NULL) {
+        return -1;
+    }
+    st->tasks_listed = r == Py_True;
+    Py_DECREF(r);
+    return 0;
+}
