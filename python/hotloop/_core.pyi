@@ -256,6 +256,14 @@ class EventLoop(LoopBase):
     def remove_writer(self, fd: FileDescriptorLike) -> bool:
         """Undo add_writer(); was there anything to undo?"""
 
+    # ---- not there yet: NotImplementedError ----
+
+    connect_read_pipe: Any
+    connect_write_pipe: Any
+    create_datagram_endpoint: Any
+    subprocess_exec: Any
+    subprocess_shell: Any
+
     # ---- for the Python half ----
 
     def _check_closed(self) -> None: ...

@@ -40,9 +40,9 @@ def probe() -> tuple[Any, ...]:
     """Return objects and what their fields must hold (the order is compat.c's)."""
     loop: Any = _Loop()
     result = object()
-    done = _asyncio.Future(loop=loop)
+    done: Any = _asyncio.Future(loop=loop)
     done.set_result(result)
-    waiting = _asyncio.Future(loop=loop)
+    waiting: Any = _asyncio.Future(loop=loop)
     context = contextvars.copy_context()
     waiting.add_done_callback(_callback, context=context)
     waiting._asyncio_future_blocking = True

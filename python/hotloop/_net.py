@@ -30,6 +30,14 @@ try:
 except ImportError:  # Python built without OpenSSL
     ssl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    Base = asyncio.AbstractEventLoop
+else:
+    Base = object
+
+# A server takes no notice, since 3.13, of an address whose family is not enabled.
+_SKIPS_MISSING_FAMILIES: bool = sys.version_info >= (3, 13)
+
 AddrInfo = tuple[Any, Any, int, str, Any]
 
 
@@ -162,26 +170,24 @@ class _SendfileProtocol(protocols.Protocol):
             self._proto.resume_writing()
 
 
-class NetMixin:
+class NetMixin(Base):
     """Stream connections and servers of a loop; a base of LoopBase."""
 
     _unix_server_sockets: dict[socket.socket, tuple[int, int]] | None = None
 
     if TYPE_CHECKING:
         # what the rest of the loop brings
-        def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any: ...
-        def create_future(self) -> asyncio.Future[Any]: ...
-        def create_task(self, coro: Any, **kwargs: Any) -> asyncio.Task[Any]: ...
-        def get_debug(self) -> bool: ...
-        def call_exception_handler(self, context: dict[str, Any]) -> None: ...
-        def getaddrinfo(self, *args: Any, **kwargs: Any) -> Awaitable[list[Any]]: ...
-        def sock_connect(self, sock: socket.socket, address: Any) -> Awaitable[None]: ...
-        def sock_sendfile(
-            self, sock: Any, file: Any, offset: int, count: int | None, *, fallback: bool = True
-        ) -> Awaitable[int]: ...
-        def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any: ...
         def _check_closed(self) -> None: ...
-        def _ensure_resolved(self, address: Any, **hints: Any) -> Awaitable[list[Any]]: ...
+        async def _ensure_resolved(
+            self,
+            address: Any,
+            *,
+            family: int = 0,
+            type: int = socket.SOCK_STREAM,
+            proto: int = 0,
+            flags: int = 0,
+            loop: asyncio.AbstractEventLoop,
+        ) -> list[Any]: ...
         def _make_stream_transport(
             self,
             sock: socket.socket,
@@ -197,9 +203,7 @@ class NetMixin:
     # ---- names ----
 
     async def _resolve(self, address: Any, empty: str, **hints: int) -> list[Any]:
-        infos = await self._ensure_resolved(
-            address, type=socket.SOCK_STREAM, loop=self, **hints
-        )
+        infos = await self._ensure_resolved(address, type=socket.SOCK_STREAM, loop=self, **hints)
         if not infos:
             raise OSError(empty)
         return infos
@@ -260,9 +264,7 @@ class NetMixin:
                     functools.partial(self._connect_sock, made, errors, info, local_infos)
                     for info in infos
                 )
-                winner, _, _ = await staggered.staggered_race(  # type: ignore[func-returns-value]
-                    attempts, delay, loop=self
-                )
+                winner, _, _ = await staggered.staggered_race(attempts, delay, loop=self)
             if winner is None:
                 _raise_connect_errors([exc for some in errors for exc in some], all_errors)
                 raise AssertionError("not reached")
@@ -485,7 +487,7 @@ class NetMixin:
                     sock.bind(address)
                 except OSError as exc:
                     error = _bind_error(exc, address)
-                    if exc.errno != errno.EADDRNOTAVAIL or sys.version_info < (3, 13):
+                    if exc.errno != errno.EADDRNOTAVAIL or not _SKIPS_MISSING_FAMILIES:
                         raise error from None
                     sockets.pop().close()  # its family is not enabled on this system
                     if self.get_debug():
@@ -499,7 +501,7 @@ class NetMixin:
             raise
         return sockets
 
-    async def create_server(
+    async def create_server(  # type: ignore[override]  # our Server is not asyncio.Server
         self,
         protocol_factory: ProtocolFactory,
         host: Any = None,
@@ -529,9 +531,7 @@ class NetMixin:
             if reuse_address is None:
                 reuse_address = os.name == "posix" and sys.platform != "cygwin"
             infos = await self._server_infos(host, port, family, flags)
-            sockets = self._bind_sockets(
-                infos, reuse_address, bool(reuse_port), bool(keep_alive)
-            )
+            sockets = self._bind_sockets(infos, reuse_address, bool(reuse_port), bool(keep_alive))
         else:
             if sock is None:
                 raise ValueError("Neither host/port nor sock were specified")
@@ -661,7 +661,7 @@ class NetMixin:
             raise
         return sock
 
-    async def create_unix_server(
+    async def create_unix_server(  # type: ignore[override]
         self,
         protocol_factory: ProtocolFactory,
         path: Any = None,
@@ -720,7 +720,7 @@ class NetMixin:
     ) -> Any:
         tls: Any = sslproto.SSLProtocol(
             self, protocol, sslcontext, waiter, server_side, server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )  # fmt: skip
         self._make_stream_transport(rawsock, tls, None, extra, server)
@@ -748,7 +748,7 @@ class NetMixin:
         waiter = self.create_future()
         tls: Any = sslproto.SSLProtocol(
             self, protocol, sslcontext, waiter, server_side, server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
             call_connection_made=False,
         )  # fmt: skip
@@ -778,7 +778,7 @@ class NetMixin:
     ) -> int:
         if transport.is_closing():
             raise RuntimeError("Transport is closing")
-        modes = constants._SendfileMode  # type: ignore[attr-defined]
+        modes = constants._SendfileMode
         mode = getattr(transport, "_sendfile_compatible", modes.UNSUPPORTED)
         if mode is modes.UNSUPPORTED:
             raise RuntimeError(f"sendfile is not supported for transport {transport!r}")
@@ -803,9 +803,7 @@ class NetMixin:
         transport._lend(True)
         try:
             await transport._make_empty_waiter()
-            return await self.sock_sendfile(
-                transport._sock, file, offset, count, fallback=False
-            )
+            return await self.sock_sendfile(transport._sock, file, offset, count, fallback=False)
         finally:
             transport._reset_empty_waiter()
             transport._lend(False)

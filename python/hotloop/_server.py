@@ -96,9 +96,7 @@ class Server(events.AbstractServer):
 
     async def serve_forever(self) -> None:
         if self._serving_forever_fut is not None:
-            raise RuntimeError(
-                f"server {self!r} is already being awaited on serve_forever()"
-            )
+            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
         if self._sockets is None:
             raise RuntimeError(f"server {self!r} is closed")
         self._start_serving()
