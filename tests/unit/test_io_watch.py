@@ -562,3 +562,36 @@ def test_collected_in_a_cycle(backend: str, pair: Pair) -> None:
     with pytest.warns(ResourceWarning, match="unclosed event loop"):
         gc.collect()
     assert ref() is None
+
+
+def test_descriptor_of_a_transport(anyloop: Loop, pair: Pair) -> None:
+    a, b = pair
+
+    async def go() -> None:
+        protocol = asyncio.Protocol()
+        transport, _ = await anyloop.connect_accepted_socket(lambda: protocol, a)
+        number = a.fileno()
+        for fd in (a, number, transport.get_extra_info("socket")):
+            for method in (anyloop.add_reader, anyloop.add_writer):
+                with pytest.raises(RuntimeError, match="is used by transport"):
+                    method(fd, print)
+            for method in (anyloop.remove_reader, anyloop.remove_writer):
+                with pytest.raises(RuntimeError, match="is used by transport"):
+                    method(fd)
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            await anyloop.sock_recv(a, 10)
+        transport.pause_reading()
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            anyloop.remove_reader(a)
+        transport.close()
+        assert anyloop.remove_reader(number) is False  # closing: no longer in use
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        c, d = socket.socketpair()
+        with c, d:
+            assert c.fileno() == number
+            assert anyloop.remove_reader(c) is False
+            anyloop.add_reader(c, print)
+            anyloop.remove_reader(c)
+
+    anyloop.run_until_complete(go())
