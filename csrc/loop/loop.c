@@ -77,6 +77,7 @@ open_poller(LoopObject *self, const char *backend)
     if (ops == NULL) {
         return unknown_backend(backend);
     }
+    self->backend = ops;
     int rc = ops->open(&self->poll);
     if (rc < 0) {
         return hl_raise_int(rc);
@@ -423,8 +424,8 @@ static PyObject *
 get_backend(PyObject *op, void *closure)
 {
     (void)closure;
-    hl_poll *poll = AS_LOOP(op)->poll;
-    return poll == NULL ? Py_NewRef(Py_None) : PyUnicode_FromString(poll->ops->name);
+    const hl_poll_ops *ops = AS_LOOP(op)->backend;
+    return PyUnicode_FromString(ops == NULL ? "" : ops->name);
 }
 
 static PyObject *
@@ -469,7 +470,7 @@ static PyMethodDef loop_methods[] = {
 
 static PyGetSetDef loop_getset[] = {
     {"_thread_id", get_thread_id, NULL, "The running thread's ident, or None.", NULL},
-    {"backend", get_backend, NULL, "The poller's name; None once closed.", NULL},
+    {"backend", get_backend, NULL, "The poller's name.", NULL},
     {"_turns", get_turns, NULL, "How many turns the loop has taken.", NULL},
     {"_task_factory", get_task_factory, NULL, NULL, NULL},
     {"_current_handle", get_current_handle, NULL, NULL, NULL},

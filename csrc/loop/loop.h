@@ -15,6 +15,7 @@ typedef struct {
     const void *brand; /* the first members are those of hl_loop_head */
     hl_sched sched;
     PyObject *mod; /* owned: keeps sched.st alive; dropped last */
+    const hl_poll_ops *backend;
     hl_poll *poll; /* owned; NULL once closed */
     hl_fdtab fds;  /* the loop owns the entries' objects */
     hl_wake wake;

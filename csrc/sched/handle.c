@@ -310,6 +310,7 @@ hl_handle_cancel(PyObject *op)
     }
     int debug = loop_debug(h);
     int rc = debug > 0 ? keep_repr(h) : debug;
+    h->hidden = true;
     if (!h->running) {
         drop_call(h);
     }
@@ -374,7 +375,7 @@ get_callback(PyObject *op, void *closure)
     (void)closure;
     HandleObject *h = AS_HANDLE(op);
     /* While its callback runs, a cancelled handle still holds it, but shows None. */
-    return Py_NewRef(h->cancelled || h->callback == NULL ? Py_None : h->callback);
+    return Py_NewRef(h->hidden || h->callback == NULL ? Py_None : h->callback);
 }
 
 static PyObject *
@@ -382,7 +383,7 @@ get_args(PyObject *op, void *closure)
 {
     (void)closure;
     HandleObject *h = AS_HANDLE(op);
-    return h->cancelled ? Py_NewRef(Py_None) : args_tuple(h);
+    return h->hidden ? Py_NewRef(Py_None) : args_tuple(h);
 }
 
 static PyObject *
@@ -547,7 +548,7 @@ Handle_dealloc(PyObject *op)
     PyObject_ClearWeakRefs(op);
     (void)Handle_clear(op);
     h->nargs = 0;
-    h->cancelled = h->running = false;
+    h->cancelled = h->running = h->hidden = false;
     h->st = NULL;
     h->mod = NULL;
     bool kept = false;
