@@ -38,6 +38,7 @@ class Server(events.AbstractServer):
         # Not strong, so that a transport that nobody uses any more is still found abandoned.
         # It detaches itself even then: no dead reference stays behind.
         self._clients: set[weakref.ref[asyncio.Transport]] = set()
+        self._unnamed = 0  # connections attached without saying which
         self._waiters: list[asyncio.Future[None]] | None = []  # None: closed for good
         self._protocol_factory = protocol_factory
         self._ssl_context = ssl_context
@@ -53,17 +54,26 @@ class Server(events.AbstractServer):
 
     # ---- called by the transports ----
 
-    def _attach(self, transport: asyncio.Transport) -> None:
-        assert self._sockets is not None
-        self._clients.add(weakref.ref(transport))
+    # (asyncio's own of 3.12 only counts, so what is written for that names no transport.)
 
-    def _detach(self, transport: asyncio.Transport) -> None:
-        self._clients.discard(weakref.ref(transport))
+    def _attach(self, transport: asyncio.Transport | None = None) -> None:
+        assert self._sockets is not None
+        if transport is None:
+            self._unnamed += 1
+        else:
+            self._clients.add(weakref.ref(transport))
+
+    def _detach(self, transport: asyncio.Transport | None = None) -> None:
+        if transport is None:
+            self._unnamed -= 1
+        else:
+            self._clients.discard(weakref.ref(transport))
         self._check_done()
 
     def _check_done(self) -> None:
         """Wakes who waits, once there is neither a socket nor a connection left."""
-        if self._sockets is not None or self._clients or self._waiters is None:
+        connected = self._clients or self._unnamed
+        if self._sockets is not None or connected or self._waiters is None:
             return
         waiters, self._waiters = self._waiters, None
         for waiter in waiters:
