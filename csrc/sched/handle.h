@@ -12,8 +12,9 @@ typedef struct {
     PyObject *mod; /* owned; dropped last */
     int nargs;     /* inline arguments, or -1: they are the tuple `args` */
     bool cancelled;
-    bool
-        running; /* the callback is on the stack: cancel() leaves the arguments alone */
+    bool hidden; /* cancelled, and `_callback` and `_args` read as None */
+    /* The callback is on the stack: cancel() leaves the arguments alone. */
+    bool running;
     /* slot[0] is scratch for PY_VECTORCALL_ARGUMENTS_OFFSET, then the arguments */
     PyObject *slot[1 + HL_INLINE_ARGS];
 } HandleObject;
