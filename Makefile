@@ -63,7 +63,7 @@ $(INSTALLED): $(READY) $(SOURCES)
 	@$(need_compiler)
 	@echo "hotloop: building and installing into $(VENV)"
 	@rm -rf build/lib*
-	@$(PIP) install --no-build-isolation '.[test]'
+	@$(PIP) install --no-build-isolation -C--global-option=-q '.[test]'
 	@touch $@
 
 $(LINTERS): $(READY) tools/requirements-lint.txt
