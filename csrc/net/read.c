@@ -161,6 +161,11 @@ read_buffered(StreamTransport *t)
     }
     Py_buffer view;
     int rc = PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE);
+    if (rc < 0) { /* whatever its reason: the error of socket.recv_into() */
+        PyErr_Format(PyExc_TypeError,
+                     "get_buffer() must give a read-write bytes-like object, not %s",
+                     Py_TYPE(buf)->tp_name);
+    }
     Py_DECREF(buf);
     if (rc < 0) {
         return hl_stream_fatal(t, "Fatal read error on socket transport");

@@ -416,6 +416,9 @@ enqueue_line(StreamTransport *t, PyObject *item)
 static int
 after_lines(StreamTransport *t)
 {
+    if (t->conn_lost) {
+        return 0;
+    }
     if (t->writing) {
         return maybe_pause(t);
     }
