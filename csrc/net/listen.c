@@ -115,7 +115,10 @@ set_up(Listener *l, int *fd, const hl_sockaddr *a, socklen_t len, PyObject **pro
     PyObject *t = NULL;
     int rc = -1;
     *protocol = PyObject_CallNoArgs(factory);
-    if (*protocol != NULL) {
+    if (*protocol != NULL && l->loop == NULL) {
+        rc = 0; /* the factory closed the server: this connection came too late */
+    }
+    else if (*protocol != NULL) {
         hl_stream_args args = {
             .fd = *fd,
             .family = l->family,
