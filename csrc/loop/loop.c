@@ -284,7 +284,7 @@ Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_INCREF(op);
     self->thread_id = PyThread_get_thread_ident();
     self->unpolled = 0;
-    self->last_poll_ns = 0;
+    self->last_poll = 0;
     int rc = call_base(self, self->sched.st->s__enter_run);
     if (rc == 0) {
         rc = hl_signals_enter(self);

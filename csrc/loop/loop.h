@@ -32,7 +32,7 @@ typedef struct {
     PyObject *current_handle;  /* owned or NULL: what runs now, in debug mode */
     double slow_callback_duration; /* seconds */
     uint64_t turns;
-    int64_t last_poll_ns;   /* when the poller was asked last */
+    uint64_t last_poll;     /* hl_clock_ticks() when the poller was asked last */
     unsigned unpolled;      /* turns since then */
     unsigned char *scratch; /* HL_SCRATCH_SIZE bytes, see hl_loop_scratch() */
 } LoopObject;

@@ -11,7 +11,7 @@
 
 /* With work ready the poller is asked only this often: I/O waits at most so long. */
 #define UNPOLLED_TURNS 64
-#define UNPOLLED_NS 50000
+#define UNPOLLED_TICKS 50000 /* no more than as many nanoseconds */
 
 /* asyncio waits no longer than a day at a time, so that no clock can overflow. */
 #define LONGEST_WAIT_S 86400.0
@@ -78,7 +78,7 @@ wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
     return n;
 }
 
-/* Pending signals are looked at here, so at most UNPOLLED_NS late; Python code that
+/* Pending signals are looked at here, so a moment late at most; Python code that
  * runs in a turn looks at them itself. */
 static int
 ask_poller(LoopObject *self, int64_t timeout)
@@ -109,13 +109,9 @@ poll_step(LoopObject *self)
 {
     int64_t timeout = 0;
     bool busy = hl_ring_len(&self->sched.ready) > 0;
-    if (busy && ++self->unpolled < UNPOLLED_TURNS) {
-        int64_t now = hl_clock_ns();
-        if (now - self->last_poll_ns < UNPOLLED_NS) {
-            return 0;
-        }
-        self->last_poll_ns = now;
-        return ask_poller(self, 0);
+    if (busy && ++self->unpolled < UNPOLLED_TURNS &&
+        hl_clock_ticks() - self->last_poll < UNPOLLED_TICKS) {
+        return 0;
     }
     if (!busy && !self->stopping && time_left(self, &timeout) < 0) {
         return -1;
@@ -127,7 +123,7 @@ poll_step(LoopObject *self)
     if (ask_poller(self, timeout) < 0) {
         return -1;
     }
-    self->last_poll_ns = hl_clock_ns();
+    self->last_poll = hl_clock_ticks();
     return 0;
 }
 

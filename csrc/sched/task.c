@@ -512,6 +512,36 @@ static PyType_Spec task_spec = {
     .slots = task_slots,
 };
 
+static int
+adopt(hl_state *st, const char *name, PyObject *descr)
+{
+    int rc = descr == NULL
+                 ? -1
+                 : PyObject_SetAttrString((PyObject *)st->t_Task, name, descr);
+    Py_XDECREF(descr);
+    return rc;
+}
+
+/* Gives Task descriptors of its own for what it inherits from Future: the interpreter's
+ * specialised calls want a descriptor of exactly the receiver's type. */
+static int
+adopt_future_members(hl_state *st)
+{
+    PyObject *own = PyType_GetDict(st->t_Task);
+    int rc = own == NULL ? -1 : 0;
+    for (PyMethodDef *m = hl_future_methods; rc == 0 && m->ml_name != NULL; m++) {
+        if (!(m->ml_flags & METH_CLASS) &&
+            PyDict_GetItemString(own, m->ml_name) == NULL) {
+            rc = adopt(st, m->ml_name, PyDescr_NewMethod(st->t_Task, m));
+        }
+    }
+    for (PyGetSetDef *g = hl_future_getset; rc == 0 && g->name != NULL; g++) {
+        rc = adopt(st, g->name, PyDescr_NewGetSet(st->t_Task, g));
+    }
+    Py_XDECREF(own);
+    return rc;
+}
+
 int
 hl_task_exec(PyObject *mod, hl_state *st)
 {
@@ -521,5 +551,8 @@ hl_task_exec(PyObject *mod, hl_state *st)
     }
     int rc = hl_type_add(mod, &st->t_Task, &task_spec, bases);
     Py_DECREF(bases);
+    if (rc == 0) {
+        rc = adopt_future_members(st);
+    }
     return rc < 0 ? -1 : hl_registry_install(mod, st);
 }
