@@ -1,7 +1,7 @@
 # hotloop's commands. PY= picks the interpreter (each gets a virtual environment of its own).
 #
 #   make demo         the asyncio guide's programs, on hotloop
-#   make test         C tests, then the Python suite on every backend
+#   make test         the suite, on every backend; the C core by C programs under the sanitizers
 #   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make debug        the suite with C assertions on
@@ -30,7 +30,7 @@ BIN := $(VENV)/bin
 TAG := $(patsubst .venv%,py%,$(VENV))
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-# Used for the C tests and the sanitizers; the extension itself is built with CC if that is set,
+# Used for the sanitizers; the extension itself is built with CC if that is set,
 # else with the compiler that Python was built with.
 ifeq ($(origin CC),default)
 CC := gcc
@@ -75,11 +75,13 @@ build: $(INSTALLED)
 
 # ---- what one runs -----------------------------------------------------------------------
 
-.PHONY: demo test c-test lint format
+PYTHON_TREES := $(wildcard python tests tools examples benchmarks setup.py)
+
+.PHONY: demo test lint format
 demo: $(INSTALLED)
 	@$(BIN)/python examples/guide/demo.py
 
-test: $(INSTALLED) c-test
+test: $(INSTALLED)
 	$(BIN)/python -m pytest -q $(PYTEST)
 
 lint: $(INSTALLED) $(LINTERS)
@@ -87,41 +89,24 @@ lint: $(INSTALLED) $(LINTERS)
 
 format: $(LINTERS)
 	$(BIN)/clang-format -i $$(find csrc tests/c -name '*.[ch]')
-	$(BIN)/ruff check -q --fix python tests tools examples benchmarks setup.py
-	$(BIN)/ruff format -q python tests tools examples benchmarks setup.py
-
-# ---- the core's C tests: one program per tests/c/test_*.c, linked with csrc/core -----------
-# A test that defines __wrap_NAME stands between the core and the C library's NAME.
-
-C_TESTS := $(patsubst tests/c/%.c,build/c/%,$(wildcard tests/c/test_*.c))
-CORE := $(wildcard csrc/core/*.c)
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
-
-build/c/%: tests/c/%.c $(CORE) $(wildcard csrc/core/*.h tests/c/*.h)
-	@mkdir -p build/c
-	@wraps=$$(sed -n 's/.*__wrap_\([a-z]*\).*/-Wl,--wrap=\1/p' $< tests/c/check.h | sort -u); \
-	    sanitize=$$(echo 'int main(void){return 0;}' | $(CC) $(SANITIZE) -x c - -o $@.probe 2>/dev/null && echo "$(SANITIZE)"); \
-	    $(CC) -O1 -g -std=c11 -D_GNU_SOURCE -pthread $$sanitize $(WARNINGS) $$wraps -Icsrc -Itests/c $< $(CORE) -o $@
-
-c-test: $(C_TESTS)
-	@for program in $(C_TESTS); do \
-	    ./$$program >$$program.log 2>&1 || { cat $$program.log; echo "$$program failed"; exit 1; }; \
-	    echo "$$program: $$(grep -c ^ok $$program.log) passed"; \
-	done
+	$(BIN)/ruff check -q --fix $(PYTHON_TREES)
+	$(BIN)/ruff format -q $(PYTHON_TREES)
 
 # ---- the same suite on other builds --------------------------------------------------------
 
 # $(call suite,NAME,CFLAGS,ENVIRONMENT): builds with CFLAGS into build/NAME-TAG, runs the suite on it
 define suite
 	@echo "hotloop: building for $(1)"
+	@rm -rf build/$(1)-$(TAG)/lib
 	@CFLAGS="$(2)" $(BIN)/python setup.py -q build --build-base build/$(1)-$(TAG) --build-lib build/$(1)-$(TAG)/lib
 	$(3) PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG)/lib $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST)
 endef
 
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
 .PHONY: asan debug
 # Leaks are looked for in the C tests only: the interpreter itself does not free all at exit.
-asan: $(INSTALLED) c-test
+asan: $(INSTALLED)
 	$(call suite,asan,-O1 -g -UNDEBUG $(SANITIZE),LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc)
 
