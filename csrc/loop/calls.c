@@ -82,24 +82,74 @@ parse_context(const char *name, PyObject *const *args, Py_ssize_t nargs,
         }
         *ctx = args[nargs + i] == Py_None ? NULL : args[nargs + i];
     }
-    if (*ctx != NULL && !PyContext_CheckExact(*ctx)) {
-        PyErr_Format(PyExc_TypeError, "%s() needs a Context as context, got %R", name,
-                     *ctx);
-        return -1;
+    return 0;
+}
+
+/* asyncio's methods are Python functions: what must be given may be given by name too.
+ * For a call with fewer positional arguments than parameters, puts them in order into
+ * `stack` and leaves the context in *ctx. */
+static HL_COLD int
+args_by_name(const char *name, const char *const *params, Py_ssize_t n,
+             PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+             PyObject **stack, PyObject **ctx)
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    *ctx = NULL;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        stack[i] = i < nargs ? args[i] : NULL;
+    }
+    for (Py_ssize_t k = 0; k < nkw; k++) {
+        PyObject *key = PyTuple_GET_ITEM(kwnames, k);
+        Py_ssize_t i = 0;
+        while (i < n && PyUnicode_CompareWithASCIIString(key, params[i]) != 0) {
+            i++;
+        }
+        if (i == n) {
+            PyObject *one = PyTuple_Pack(1, key);
+            int rc =
+                one == NULL ? -1 : parse_context(name, &args[nargs + k], 0, one, ctx);
+            Py_XDECREF(one);
+            if (rc < 0) {
+                return -1;
+            }
+        }
+        else if (stack[i] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%U'",
+                         name, key);
+            return -1;
+        }
+        else {
+            stack[i] = args[nargs + k];
+        }
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (stack[i] == NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() missing required positional argument: '%s'", name,
+                         params[i]);
+            return -1;
+        }
     }
     return 0;
 }
 
-static int
-need(const char *name, Py_ssize_t nargs, Py_ssize_t least)
+static const char *const params_at[] = {"when", "callback"};
+static const char *const params_later[] = {"delay", "callback"};
+
+/* The arguments of a method whose first n parameters (params) are required. */
+static inline int
+take_args(const char *name, const char *const *params, Py_ssize_t n,
+          PyObject *const **args, Py_ssize_t *nargs, PyObject *kwnames,
+          PyObject **stack, PyObject **ctx)
 {
-    if (HL_UNLIKELY(nargs < least)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required positional arguments (%zd given, at "
-                     "least %zd needed)",
-                     name, nargs, least);
+    if (HL_LIKELY(*nargs >= n)) {
+        return parse_context(name, *args, *nargs, kwnames, ctx);
+    }
+    if (args_by_name(name, params, n, *args, *nargs, kwnames, stack, ctx) < 0) {
         return -1;
     }
+    *args = stack;
+    *nargs = n;
     return 0;
 }
 
@@ -138,9 +188,9 @@ static PyObject *
 Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *self = AS_LOOP(op);
-    PyObject *ctx;
-    if (need("call_soon", nargs, 1) < 0 ||
-        parse_context("call_soon", args, nargs, kwnames, &ctx) < 0 ||
+    PyObject *ctx, *in[2];
+    if (take_args("call_soon", params_at + 1, 1, &args, &nargs, kwnames, in, &ctx) <
+            0 ||
         hl_loop_check_closed(self) < 0) {
         return NULL;
     }
@@ -156,9 +206,9 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                           PyObject *kwnames)
 {
     LoopObject *self = AS_LOOP(op);
-    PyObject *ctx;
-    if (need("call_soon_threadsafe", nargs, 1) < 0 ||
-        parse_context("call_soon_threadsafe", args, nargs, kwnames, &ctx) < 0 ||
+    PyObject *ctx, *in[2];
+    if (take_args("call_soon_threadsafe", params_at + 1, 1, &args, &nargs, kwnames, in,
+                  &ctx) < 0 ||
         hl_loop_check_closed(self) < 0) {
         return NULL;
     }
@@ -185,9 +235,8 @@ static PyObject *
 Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     LoopObject *self = AS_LOOP(op);
-    PyObject *ctx;
-    if (need("call_at", nargs, 2) < 0 ||
-        parse_context("call_at", args, nargs, kwnames, &ctx) < 0) {
+    PyObject *ctx, *in[2];
+    if (take_args("call_at", params_at, 2, &args, &nargs, kwnames, in, &ctx) < 0) {
         return NULL;
     }
     if (args[0] == Py_None) {
@@ -209,20 +258,21 @@ Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
 /* self.call_at(self.time() + delay, ...) by name, for loops that override call_at(). */
 static HL_COLD PyObject *
 later_by_name(LoopObject *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs,
-              PyObject *kwnames)
+              PyObject *ctx)
 {
-    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject **stack = PyMem_Malloc(sizeof(*stack) * (size_t)(nargs + nkw + 2));
+    PyObject **stack = PyMem_Malloc(sizeof(*stack) * (size_t)(nargs + 2));
     if (stack == NULL) {
         return PyErr_NoMemory();
     }
     stack[0] = (PyObject *)self;
     stack[1] = when;
-    for (Py_ssize_t i = 1; i < nargs + nkw; i++) {
+    for (Py_ssize_t i = 1; i < nargs; i++) {
         stack[1 + i] = args[i];
     }
-    PyObject *r = PyObject_VectorcallMethod(self->sched.st->s_call_at, stack,
-                                            (size_t)nargs + 1, kwnames);
+    stack[1 + nargs] = ctx == NULL ? Py_None : ctx; /* asyncio passes it always */
+    PyObject *r =
+        PyObject_VectorcallMethod(self->sched.st->s_call_at, stack, (size_t)nargs + 1,
+                                  self->sched.st->kw_context);
     PyMem_Free(stack);
     return r;
 }
@@ -247,10 +297,10 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
     LoopObject *self = AS_LOOP(op);
-    PyObject *ctx;
+    PyObject *ctx, *in[2];
     double now, when;
-    if (need("call_later", nargs, 2) < 0 ||
-        parse_context("call_later", args, nargs, kwnames, &ctx) < 0) {
+    if (take_args("call_later", params_later, 2, &args, &nargs, kwnames, in, &ctx) <
+        0) {
         return NULL;
     }
     if (args[0] == Py_None) {
@@ -269,7 +319,7 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (HL_UNLIKELY(self->call_at_overridden)) {
         PyObject *moment = PyFloat_FromDouble(when);
         PyObject *r =
-            moment == NULL ? NULL : later_by_name(self, moment, args, nargs, kwnames);
+            moment == NULL ? NULL : later_by_name(self, moment, args, nargs, ctx);
         Py_XDECREF(moment);
         return r;
     }
@@ -404,8 +454,14 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static PyObject *
-Loop_set_task_factory(PyObject *op, PyObject *factory)
+Loop_set_task_factory(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"factory", NULL};
+    PyObject *factory;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:set_task_factory", names,
+                                     &factory)) {
+        return NULL;
+    }
     if (factory != Py_None && !PyCallable_Check(factory)) {
         PyErr_SetString(PyExc_TypeError, "task factory must be a callable or None");
         return NULL;
@@ -442,7 +498,8 @@ PyMethodDef hl_calls_methods[] = {
          "Call callback(*args) when time() reaches `when`; return its TimerHandle."),
     FAST("create_task", Loop_create_task, "Schedule a coroutine; return its Task."),
     {"create_future", Loop_create_future, METH_NOARGS, "A new Future of this loop."},
-    {"set_task_factory", Loop_set_task_factory, METH_O,
+    {"set_task_factory", (PyCFunction)(void (*)(void))Loop_set_task_factory,
+     METH_VARARGS | METH_KEYWORDS,
      "What create_task() calls as factory(loop, coro, ...); None for the default."},
     {"get_task_factory", Loop_get_task_factory, METH_NOARGS,
      "The task factory, or None for the default."},

@@ -366,11 +366,12 @@ Loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-Loop_set_debug(PyObject *op, PyObject *value)
+Loop_set_debug(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"enabled", NULL};
     LoopObject *self = AS_LOOP(op);
-    int debug = PyObject_IsTrue(value);
-    if (debug < 0) {
+    int debug;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p:set_debug", names, &debug)) {
         return NULL;
     }
     self->sched.debug = debug != 0;
@@ -458,7 +459,8 @@ static PyMethodDef loop_methods[] = {
     {"is_running", Loop_is_running, METH_NOARGS, "Is the loop running?"},
     {"is_closed", Loop_is_closed, METH_NOARGS, "Has the loop been closed?"},
     {"get_debug", Loop_get_debug, METH_NOARGS, "Is debug mode on?"},
-    {"set_debug", Loop_set_debug, METH_O, "Turn debug mode on or off."},
+    {"set_debug", (PyCFunction)(void (*)(void))Loop_set_debug,
+     METH_VARARGS | METH_KEYWORDS, "Turn debug mode on or off."},
     {"_check_closed", Loop_check_closed, METH_NOARGS,
      "RuntimeError if the loop is closed."},
     {"_check_running", Loop_check_running, METH_NOARGS,

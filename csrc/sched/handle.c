@@ -227,6 +227,41 @@ drop_call(HandleObject *h)
     Py_XDECREF(func);
 }
 
+/* A context that is none of the interpreter's only has to have run(), as for asyncio.
+ */
+static HL_COLD PyObject *
+invoke_in_foreign(HandleObject *h, PyObject *ctx, PyObject *func)
+{
+    PyObject *args = args_tuple(h), *r = NULL;
+    PyObject *first = PyTuple_Pack(1, func);
+    PyObject *run = PyObject_GetAttrString(ctx, "run");
+    if (args != NULL && first != NULL && run != NULL) {
+        PyObject *all = PySequence_Concat(first, args);
+        r = all == NULL ? NULL : PyObject_CallObject(run, all);
+        Py_XDECREF(all);
+    }
+    Py_XDECREF(run);
+    Py_XDECREF(first);
+    Py_XDECREF(args);
+    return r;
+}
+
+static PyObject *
+invoke_in(hl_state *st, HandleObject *h, PyObject *ctx, PyObject *func)
+{
+    if (HL_UNLIKELY(!PyContext_CheckExact(ctx))) {
+        return invoke_in_foreign(h, ctx, func);
+    }
+    if (PyContext_Enter(ctx) < 0) {
+        return NULL;
+    }
+    PyObject *r = invoke(st, h, func);
+    if (PyContext_Exit(ctx) < 0) {
+        Py_CLEAR(r);
+    }
+    return r;
+}
+
 int
 hl_handle_run(hl_state *st, PyObject *op)
 {
@@ -238,17 +273,11 @@ hl_handle_run(hl_state *st, PyObject *op)
     PyObject *func = Py_NewRef(h->callback);
     PyObject *ctx = Py_NewRef(h->context);
     bool outer = h->running; /* a handle may be run again by its own callback */
-    int rc = PyContext_Enter(ctx);
-    if (rc == 0) {
-        h->running = true;
-        PyObject *r = invoke(st, h, func);
-        h->running = outer;
-        if (PyContext_Exit(ctx) < 0) {
-            Py_CLEAR(r);
-        }
-        rc = r == NULL ? -1 : 0;
-        Py_XDECREF(r);
-    }
+    h->running = true;
+    PyObject *r = invoke_in(st, h, ctx, func);
+    h->running = outer;
+    int rc = r == NULL ? -1 : 0;
+    Py_XDECREF(r);
     if (HL_UNLIKELY(rc < 0)) {
         rc = report(st, h, func);
     }

@@ -120,17 +120,34 @@ done:
     return rc;
 }
 
+/* The attribute (a new reference) or NULL when there is none: 0; -1 on any other error.
+ */
+static int
+optional_attr(PyObject *op, PyObject *name, PyObject **out)
+{
+    *out = PyObject_GetAttr(op, name);
+    if (*out == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return 0;
+}
+
 static PyObject *
 foreign_loop(hl_state *st, PyObject *fut)
 {
     PyObject *method;
-    if (PyObject_HasAttr(fut, st->s_get_loop)) {
-        method = PyObject_GetAttr(fut, st->s_get_loop);
-        PyObject *loop = method == NULL ? NULL : PyObject_CallNoArgs(method);
-        Py_XDECREF(method);
-        return loop;
+    if (optional_attr(fut, st->s_get_loop, &method) < 0) {
+        return NULL;
     }
-    return PyObject_GetAttr(fut, st->s__loop);
+    if (method == NULL) {
+        return PyObject_GetAttr(fut, st->s__loop);
+    }
+    PyObject *loop = PyObject_CallNoArgs(method);
+    Py_DECREF(method);
+    return loop;
 }
 
 /* fut.add_done_callback(wakeup, context=ctx) by its Python name. */
@@ -180,12 +197,11 @@ done:
 static int
 blocking_flag(hl_state *st, PyObject *op)
 {
-    PyObject *flag = PyObject_GetAttr(op, st->s__asyncio_future_blocking);
+    PyObject *flag;
+    if (optional_attr(op, st->s__asyncio_future_blocking, &flag) < 0) {
+        return -1;
+    }
     if (flag == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            return -1;
-        }
-        PyErr_Clear();
         return 0;
     }
     int truth = flag == Py_None ? -2 : PyObject_IsTrue(flag);

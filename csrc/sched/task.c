@@ -114,6 +114,12 @@ init_rest(hl_state *st, TaskObject *t, PyObject *coro, PyObject *name,
         }
         return -1;
     }
+    if (context != NULL && context != Py_None && !PyContext_CheckExact(context)) {
+        t->log_destroy_pending = 0;
+        PyErr_Format(PyExc_TypeError, "a task's context must be a Context, not %R",
+                     context);
+        return -1;
+    }
     PyObject *ctx = context == NULL || context == Py_None ? PyContext_CopyCurrent()
                                                           : Py_NewRef(context);
     if (ctx == NULL) {
