@@ -19,7 +19,7 @@ import stat
 import sys
 from asyncio import constants, exceptions, protocols, staggered, tasks
 from asyncio.log import logger
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hotloop._server import ProtocolFactory, Server
