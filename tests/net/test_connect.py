@@ -36,12 +36,10 @@ def infos(*addresses: Any) -> Callable[..., Any]:
 
     async def getaddrinfo(host: Any, port: Any, **kwargs: Any) -> Any:
         asked.append((host, port, kwargs))
+        families = [socket.AF_INET6 if ":" in a[0] else socket.AF_INET for a in addresses]
         return [
-            (
-                socket.AF_INET6 if ":" in a[0] else socket.AF_INET,
-                socket.SOCK_STREAM, 6, "", a,
-            )  # fmt: skip
-            for a in addresses
+            (family, socket.SOCK_STREAM, 6, "", a)
+            for family, a in zip(families, addresses, strict=True)
         ]
 
     asked: list[Any] = []
@@ -151,9 +149,7 @@ def test_local_addr(run: Any) -> None:
                     Recorder, *listener.address, local_addr=listener.address
                 )
             with pytest.raises(OSError, match="no matching local address with family="):
-                await loop.create_connection(
-                    Recorder, *listener.address, local_addr=("::1", 0)
-                )
+                await loop.create_connection(Recorder, *listener.address, local_addr=("::1", 0))
 
     run(main())
 

@@ -550,7 +550,7 @@ def test_port_out_of_range(run: Any, port: int) -> None:
 def test_address_not_available(run: Any) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with pytest.raises(OSError, match="192.0.2.1"):
+        with pytest.raises(OSError, match=r"192\.0\.2\.1"):
             await loop.create_server(Recorder, "192.0.2.1", 0)
 
     run(main())
@@ -688,9 +688,10 @@ def test_unix_server(run: Any, tmp_path: Any) -> None:
         path = str(tmp_path / "sock")
         made: list[Recorder] = []
         server = await loop.create_unix_server(
-            lambda: made.append(Recorder()) or made[-1], path  # type: ignore
+            lambda: made.append(Recorder()) or made[-1],
+            path,  # type: ignore
         )
-        transport, protocol = await loop.create_unix_connection(Recorder, path)
+        transport, _ = await loop.create_unix_connection(Recorder, path)
         transport.write(b"x")
         while not made:
             await asyncio.sleep(0)
@@ -719,7 +720,7 @@ def test_unix_server(run: Any, tmp_path: Any) -> None:
             for call in (loop.create_unix_connection, loop.create_unix_server):
                 with pytest.raises(ValueError, match="A UNIX Domain Stream Socket was expected"):
                     await call(Recorder, sock=tcp)
-        abstract = await loop.create_unix_server(Recorder, "\0hotloop-test-%d" % os.getpid())
+        abstract = await loop.create_unix_server(Recorder, f"\0hotloop-test-{os.getpid()}")
         abstract.close()
 
     run(main())

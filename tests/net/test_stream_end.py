@@ -102,6 +102,13 @@ def test_held_write_leaves_before_abort(run: Any) -> None:
     run(main())
 
 
+def raising(error: BaseException) -> Any:
+    def fail(*args: Any) -> None:
+        raise error
+
+    return fail
+
+
 MESSAGES = {
     "data_received": "Fatal error: protocol.data_received() call failed.",
     "eof_received": "Fatal error: protocol.eof_received() call failed.",
@@ -116,11 +123,7 @@ def test_protocol_method_raises(run: Any, handled: Any, name: str) -> None:
         buffered = name in ("get_buffer", "buffer_updated")
         one = await link(BufferedRecorder() if buffered else Recorder())
         error = Boom(name)
-
-        def fail(*args: Any) -> None:
-            raise error
-
-        setattr(one.protocol, name, fail)
+        setattr(one.protocol, name, raising(error))
         await one.send(b"x")
         one.far.shutdown(socket.SHUT_WR)
         assert await one.lost() == ("lost", "Boom")
@@ -136,8 +139,7 @@ def test_protocol_method_raises(run: Any, handled: Any, name: str) -> None:
         assert one.transport.is_closing()
         one.far.close()
         handled.clear()
-        del error, fail
-        one.protocol.__dict__.clear()
+        one.protocol.__dict__.clear()  # the exception's traceback leads back to it
 
     run(main())
 

@@ -504,9 +504,7 @@ def test_instance_attributes(run: Any) -> None:
         reader = asyncio.StreamReader()
         one = await link()
         protocol = asyncio.StreamReaderProtocol(reader)
-        writer = asyncio.StreamWriter(
-            one.transport, protocol, reader, asyncio.get_running_loop()
-        )
+        writer = asyncio.StreamWriter(one.transport, protocol, reader, asyncio.get_running_loop())
         got: list[bytes] = []
         one.transport.write = got.append
         one.transport.anything = 1
