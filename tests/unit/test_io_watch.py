@@ -565,7 +565,7 @@ def test_collected_in_a_cycle(backend: str, pair: Pair) -> None:
 
 
 def test_descriptor_of_a_transport(anyloop: Loop, pair: Pair) -> None:
-    a, b = pair
+    a, _ = pair
 
     async def go() -> None:
         protocol = asyncio.Protocol()
