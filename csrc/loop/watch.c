@@ -565,12 +565,12 @@ Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
 PyMethodDef hl_watch_methods[] = {
     HL_METHOD(
         add_reader,
-        "add_reader($self, fd, callback, /, *args)\n--\n\n"
+        "add_reader($self, fd, callback, *args)\n--\n\n"
         "Call callback(*args) whenever fd can be read from.  Takes the place of a\n"
         "reader that fd has already."),
     HL_METHOD(
         add_writer,
-        "add_writer($self, fd, callback, /, *args)\n--\n\n"
+        "add_writer($self, fd, callback, *args)\n--\n\n"
         "Call callback(*args) whenever fd can be written to.  Takes the place of\n"
         "a writer that fd has already."),
     HL_METHOD(remove_reader, "remove_reader($self, fd)\n--\n\n"

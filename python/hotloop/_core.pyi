@@ -9,15 +9,17 @@ from asyncio.events import _TaskFactory
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from types import FrameType
-from typing import Any, Self, TextIO, TypeVar, TypeVarTuple
+from typing import Any, Self, TextIO, TypeVar, TypeVarTuple, final
 
 from _typeshed import FileDescriptorLike
+from typing_extensions import disjoint_base
 
 from hotloop._base import LoopBase
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
+@disjoint_base
 class Handle(asyncio.Handle):
     """A callback that call_soon() scheduled."""
 
@@ -30,6 +32,7 @@ class Handle(asyncio.Handle):
     def get_context(self) -> Context:
         """The context that the callback runs in."""
 
+@disjoint_base
 class TimerHandle(asyncio.TimerHandle):
     """A callback that call_later() or call_at() scheduled; they compare by their time."""
 
@@ -92,6 +95,7 @@ class Future(asyncio.Future[_T]):
     def remove_done_callback(self, fn: Callable[[Self], object], /) -> int:
         """Remove every callback equal to fn; how many there were."""
 
+@disjoint_base
 class Task(asyncio.Task[_T]):
     """A coroutine that the loop runs step by step.
 
@@ -136,6 +140,7 @@ class Task(asyncio.Task[_T]):
     def uncancel(self) -> int:
         """Take back one cancel(); how many are left."""
 
+@disjoint_base
 class EventLoop(LoopBase):
     """An event loop.
 
@@ -269,3 +274,37 @@ class EventLoop(LoopBase):
     def _check_closed(self) -> None: ...
     def _check_running(self) -> None: ...
     def _check_thread(self) -> None: ...
+
+# ---- what programs meet, but do not make ----
+
+@final
+class StreamTransport(asyncio.Transport):
+    """The transport of a connected stream socket; asyncio.Transport says what it does."""
+
+    max_size: int
+
+@final
+class Listener:
+    """A listening socket whose connections are accepted in C."""
+
+    def close(self) -> None:
+        """Accept no more."""
+
+@final
+class FutureIter:
+    """What awaiting a future iterates over."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Future[Any]: ...
+    def send(self, value: object, /) -> Future[Any]: ...
+    def throw(self, typ: Any, val: Any = ..., tb: Any = ..., /) -> Future[Any]: ...
+    def close(self) -> None: ...
+
+@final
+class TaskWakeup:
+    """Stands for a waiting task among a future's callbacks."""
+
+    __name__: str
+    __qualname__: str
+    __self__: Task[Any]
+    def __call__(self, future: asyncio.Future[Any], /) -> None: ...

@@ -45,6 +45,12 @@ def mypy() -> bool:
     return run(BIN / "mypy", "--strict", "python/hotloop")
 
 
+def stubs() -> bool:
+    """Does _core.pyi say what the built module has?"""
+    command = [BIN / "stubtest", "hotloop._core", "--mypy-config-file", "pyproject.toml"]
+    return run(*command, "--concise", "--allowlist", LINT / "stubtest.txt")
+
+
 def clang_format() -> bool:
     command = [str(BIN / "clang-format"), "--dry-run", "-Werror", *c_files("csrc", "tests/c")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -79,6 +85,7 @@ def werror(compiler: str) -> Callable[[], bool]:
 CHECKS: dict[str, Callable[[], bool]] = {
     "ruff": ruff,
     "mypy": mypy,
+    "stubs": stubs,
     "clang-format": clang_format,
     "layering": own("layering.py"),
     "text": own("text.py"),
