@@ -192,7 +192,7 @@ def test_repr(anyloop: Loop) -> None:
 def test_unclosed_loop_warns_and_closes(backend: str) -> None:
     loop = hotloop.new_event_loop(backend)
     gone = weakref.ref(loop)
-    with pytest.warns(ResourceWarning, match=r"^unclosed event loop <hotloop\.EventLoop running=F"):  # noqa: PT031
+    with pytest.warns(ResourceWarning, match=r"^unclosed event loop <hotloop\.EventLoop running=F"):
         del loop
         gc.collect()
     assert gone() is None
