@@ -76,7 +76,7 @@ static int
 refresh(hl_watch *w, hl_poll *p, int fd)
 {
     int rc = p->ops->ctl(p, fd, w->gen + 1, w->want, w->want);
-    if (rc == 0) {
+    if (rc >= 0) {
         w->gen++;
     }
     return rc == -EBADF ? 0 : rc;
@@ -105,7 +105,7 @@ hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on, hl_ent
     w->want = (uint8_t)want;
     *old = *side_of(w, side);
     *side_of(w, side) = on;
-    return 0;
+    return rc;
 }
 
 void
@@ -118,7 +118,10 @@ hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old)
     }
     uint32_t want = w->want & ~side;
     /* Fails for a closed descriptor only, which the poller drops by itself. */
-    (void)p->ops->ctl(p, fd, w->gen, w->want, want);
+    if (p->ops->ctl(p, fd, w->gen, w->want, want) > 0) {
+        /* The file it was is closed: the other side shall not watch its successor. */
+        (void)p->ops->ctl(p, fd, w->gen, want, 0);
+    }
     w->want = (uint8_t)want;
     *old = *side_of(w, side);
     *side_of(w, side) = (hl_entry){0, NULL};

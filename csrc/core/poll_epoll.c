@@ -84,6 +84,7 @@ epoll_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
     int rc = control(p, old ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &ev);
     if (rc == -ENOENT) {
         rc = control(p, EPOLL_CTL_ADD, fd, &ev);
+        return rc < 0 ? rc : 1; /* another file under the number */
     }
     else if (rc == -EEXIST) {
         rc = control(p, EPOLL_CTL_MOD, fd, &ev);

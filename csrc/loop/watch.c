@@ -56,6 +56,18 @@ raise_watch_error(LoopObject *self, int fd, int rc)
     return hl_raise_int(rc);
 }
 
+/* The file that this side was watched for was closed and its number taken by another.
+ */
+static HL_COLD void
+drop_stale(LoopObject *self, int fd, uint32_t side)
+{
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    hl_entry e = w->on[side_index(side)];
+    if (e.tagged && entry_kind(e) == HL_KIND_HANDLE) {
+        hl_loop_unwatch(self, fd, side);
+    }
+}
+
 static int
 set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void *arg)
 {
@@ -68,6 +80,9 @@ set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void 
         return raise_watch_error(self, fd, rc);
     }
     Py_INCREF(obj);
+    if (HL_UNLIKELY(rc > 0)) {
+        drop_stale(self, fd, side == HL_READ ? HL_WRITE : HL_READ);
+    }
     return release_entry(old);
 }
 

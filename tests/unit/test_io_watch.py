@@ -595,3 +595,35 @@ def test_descriptor_of_a_transport(anyloop: Loop, pair: Pair) -> None:
             anyloop.remove_reader(c)
 
     anyloop.run_until_complete(go())
+
+
+@pytest.mark.parametrize("removed_first", [False, True])
+def test_number_reused_on_its_other_side(factory_of_loops: Any, removed_first: bool) -> None:
+    """Not delivered to the dead file's watcher, though asyncio raises or delivers here.
+
+    With epoll alone: select cannot know, nor can it under asyncio.
+    """
+    loop = factory_of_loops(lambda: hotloop.new_event_loop(backend="epoll"))
+    fd, other_end = os.pipe()
+    fired: list[str] = []
+    loop.add_reader(fd, fired.append, "dead")
+    if removed_first:
+        loop.add_writer(fd, fired.append, "dead too")
+    os.close(fd)
+    os.close(other_end)
+    a, b = socket.socketpair()
+    try:
+        os.dup2(a.fileno(), fd)
+        b.send(b"x")
+        if removed_first:
+            loop.remove_writer(fd)
+        else:
+            loop.add_writer(fd, fired.append, "writer")
+        turns(loop, 3)
+        assert set(fired) == (set() if removed_first else {"writer"})
+        loop.remove_reader(fd)
+        loop.remove_writer(fd)
+        os.close(fd)
+    finally:
+        a.close()
+        b.close()
