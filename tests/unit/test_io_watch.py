@@ -605,13 +605,13 @@ def test_number_reused_on_its_other_side(factory_of_loops: Any, removed_first: b
     """
     loop = factory_of_loops(lambda: hotloop.new_event_loop(backend="epoll"))
     fd, other_end = os.pipe()
+    a, b = socket.socketpair()
     fired: list[str] = []
     loop.add_reader(fd, fired.append, "dead")
     if removed_first:
         loop.add_writer(fd, fired.append, "dead too")
     os.close(fd)
     os.close(other_end)
-    a, b = socket.socketpair()
     try:
         os.dup2(a.fileno(), fd)
         b.send(b"x")
