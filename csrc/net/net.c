@@ -34,7 +34,19 @@ make_stream_transport(PyObject *self, PyObject *args, PyObject *kwargs)
     return hl_stream_new(loop, &a);
 }
 
+/* loop._flush_writes(): sends what the running callback has written so far; before a
+ * fork, lest both processes send it. */
+static PyObject *
+flush_writes(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (hl_sched_flush_now(&((LoopObject *)self)->sched) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef net_methods[] = {
+    {"_flush_writes", flush_writes, METH_NOARGS, NULL},
     {"_make_stream_transport", (PyCFunction)(void (*)(void))make_stream_transport,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,

@@ -5,10 +5,6 @@
 
 /* asyncio's max_size too: what one call of data_received() gets at most. */
 #define READ_MAX HL_SCRATCH_SIZE
-/* A read of this size makes the next one go straight into its final object, which saves
- * the copy; below it the copy is cheaper than allocating for the worst case. */
-#define READ_BULK (64 * 1024)
-
 static int on_readable(PyObject *self);
 
 int
@@ -64,8 +60,9 @@ on_recv_error(StreamTransport *t, int err)
     return hl_stream_fatal(t, "Fatal read error on socket transport");
 }
 
-/* A large read into the object that the protocol gets.  *n as recv() gave it, -errno
- * for an error; NULL with *n == -ENOMEM and an exception when there is no memory. */
+/* A read into the object that the protocol gets, for a peer that keeps filling us.  *n
+ * as recv() gave it, -errno for an error; NULL with *n == -ENOMEM and an exception when
+ * there is no memory. */
 static PyObject *
 recv_bulk(StreamTransport *t, ssize_t *n)
 {
@@ -75,19 +72,22 @@ recv_bulk(StreamTransport *t, ssize_t *n)
         return NULL;
     }
     *n = recv(*t->live_fd, PyBytes_AS_STRING(data), READ_MAX, 0);
+    if (*n == READ_MAX) {
+        return data;
+    }
+    t->bulk = t->filled = false;
     if (*n <= 0) {
         *n = *n < 0 ? -errno : 0;
-        Py_DECREF(data);
-        return NULL;
+        Py_CLEAR(data);
     }
-    t->bulk = *n >= READ_BULK;
-    if (*n < READ_MAX && _PyBytes_Resize(&data, *n) < 0) {
+    else if (_PyBytes_Resize(&data, *n) < 0) {
         *n = -ENOMEM;
     }
     return data;
 }
 
-/* A read into the loop's scratch buffer, then bytes of exactly that size. */
+/* A read into the loop's scratch buffer, then bytes of exactly that size: as long as
+ * the buffer is not filled, the copy is cheaper than allocating for the worst case. */
 static PyObject *
 recv_small(StreamTransport *t, ssize_t *n)
 {
@@ -101,7 +101,8 @@ recv_small(StreamTransport *t, ssize_t *n)
         *n = *n < 0 ? -errno : 0;
         return NULL;
     }
-    t->bulk = *n >= READ_BULK;
+    t->bulk = t->filled && *n == READ_MAX;
+    t->filled = *n == READ_MAX;
     PyObject *data = PyBytes_FromStringAndSize((char *)buf, *n);
     if (data == NULL) {
         *n = -ENOMEM;

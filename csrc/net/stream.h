@@ -48,6 +48,7 @@ typedef struct {
     bool reading : 1;      /* the loop watches for input */
     bool writing : 1;      /* the loop watches for room to write */
     bool flush_queued : 1; /* hl_stream_flush_cont() will run after this callback */
+    bool filled : 1;       /* the last read took all that one read may take */
     bool bulk : 1;         /* the last reads were large: read into the final object */
     bool owned : 1;        /* the loop knows the descriptor as a transport's */
 } StreamTransport;

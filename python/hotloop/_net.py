@@ -117,6 +117,16 @@ def _set_reuseport(sock: socket.socket) -> None:
         ) from None
 
 
+def _flush_before_fork() -> None:
+    """Held writes leave first: otherwise both processes would send them."""
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, NetMixin):
+        loop._flush_writes()
+
+
+os.register_at_fork(before=_flush_before_fork)
+
+
 class _SendfileProtocol(protocols.Protocol):
     """Stands in for a transport's protocol while a file is written by hand."""
 
@@ -196,6 +206,7 @@ class NetMixin(Base):
             extra: dict[str, Any] | None = None,
             server: Any = None,
         ) -> asyncio.Transport: ...
+        def _flush_writes(self) -> None: ...
         def _listen(
             self, sock: socket.socket, factory: Any, server: Any, backlog: int, on_accept: Any
         ) -> Any: ...

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
+import warnings
 import weakref
 from typing import Any
 
@@ -343,6 +345,91 @@ def test_freed_without_collector(hotrun: Any) -> None:
             assert [ref() for ref in refs] == [None, None]
         finally:
             gc.enable()
+
+    hotrun(main())
+
+
+def test_types_are_not_leaked(hotrun: Any) -> None:
+    """An instance takes a reference to its type and gives it back."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+
+        async def connect_once() -> Any:
+            server = await loop.create_server(Recorder, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            transport, protocol = await loop.create_connection(Recorder, *address)
+            types = type(transport), type(server._listeners[0])
+            transport.close()
+            await protocol.until("lost")
+            server.close()
+            await server.wait_closed()
+            return types
+
+        types = await connect_once()
+        gc.collect()
+        before = [sys.getrefcount(t) for t in types]
+        for _ in range(50):
+            await connect_once()
+        gc.collect()
+        assert [sys.getrefcount(t) for t in types] == before
+
+    hotrun(main())
+
+
+def test_collected_in_a_cycle(hotrun: Any) -> None:
+    async def main() -> None:
+        one = await link()
+        one.transport.pause_reading()
+        one.transport.protocol = one.protocol  # besides the one that it has anyway
+        far, ref = one.far, weakref.ref(one.transport)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            del one
+            gc.collect()
+        assert ref() is None
+        assert await asyncio.get_running_loop().sock_recv(far, 10) == b""
+        far.close()
+
+    hotrun(main())
+
+
+def test_overridden_call_soon(anyloop: Any) -> None:
+    """Set on the instance, it sees what asyncio's transports schedule through it."""
+    names: list[str] = []
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        plain = loop.call_soon
+
+        def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
+            names.append(getattr(callback, "__name__", "?"))
+            return plain(callback, *args, context=context)
+
+        loop.call_soon = call_soon
+        one = await link()
+        one.transport.close()
+        await one.lost()
+        del loop.call_soon
+        one.far.close()
+        wanted = ["connection_made", "_call_connection_lost"]
+        assert [name for name in names if name in wanted] == wanted
+
+    anyloop.run_until_complete(main())
+
+
+def test_type_is_closed(hotrun: Any) -> None:
+    async def main() -> None:
+        one = await link()
+        kind: Any = type(one.transport)
+        with pytest.raises(TypeError, match="cannot create"):
+            kind()
+        with pytest.raises(TypeError, match="not an acceptable base type"):
+            type("Sub", (kind,), {})
+        for name in ("_loop", "_sock", "_extra", "_protocol"):
+            with pytest.raises(AttributeError):
+                setattr(one.transport, name, None)
+        await finish(one)
 
     hotrun(main())
 

@@ -6,7 +6,9 @@ import array
 import asyncio
 import contextvars
 import logging
+import os
 import socket
+import warnings
 from typing import Any
 
 import pytest
@@ -131,6 +133,23 @@ def test_write_leaves_before_the_next_callback(run: Any) -> None:
         loop.call_soon(write)
         loop.call_soon(look)
         assert await done in (b"headbody",)
+        await finish(one)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_write_leaves_before_fork(run: Any) -> None:
+    async def main() -> None:
+        one = await link(tcp=False)
+        one.transport.write(b"once")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests
+            pid = os.fork()
+        if pid == 0:
+            os._exit(0 if one.transport.get_write_buffer_size() == 0 else 1)
+        assert one.far.recv(100) == b"once"
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         await finish(one)
 
     run(main())
