@@ -38,7 +38,8 @@ def python_trees() -> list[str]:
 
 
 def ruff() -> bool:
-    return run(BIN / "ruff", "check", "--quiet", *python_trees())
+    checked = run(BIN / "ruff", "check", "--quiet", *python_trees())
+    return run(BIN / "ruff", "format", "--quiet", "--diff", *python_trees()) and checked
 
 
 def mypy() -> bool:
