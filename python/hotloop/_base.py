@@ -22,7 +22,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from hotloop._net import NetMixin
-from hotloop._signals import SignalsMixin
+from hotloop._signals import SignalsMixin, _iscoroutinefunction
 from hotloop._sock import SockMixin
 
 ContextDict = dict[str, Any]
@@ -220,7 +220,7 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
     # ---- executors ----
 
     def _check_callback(self, callback: object, method: str) -> None:
-        if coroutines.iscoroutine(callback) or coroutines.iscoroutinefunction(callback):
+        if coroutines.iscoroutine(callback) or _iscoroutinefunction(callback):
             raise TypeError(f"coroutines cannot be used with {method}()")
         if not callable(callback):
             raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
