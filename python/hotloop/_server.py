@@ -36,8 +36,8 @@ class Server(events.AbstractServer):
         self._loop: Any = loop
         self._sockets: list[socket.socket] | None = sockets
         # Not strong, so that a transport that nobody uses any more is still found abandoned.
-        # It detaches itself even then: no dead reference stays behind.
-        self._clients: set[weakref.ref[asyncio.Transport]] = set()
+        # It detaches itself even then, but its reference is dead by that time: hence id -> it.
+        self._clients: dict[int, weakref.ref[asyncio.Transport]] = {}
         self._unnamed = 0  # connections attached without saying which
         self._waiters: list[asyncio.Future[None]] | None = []  # None: closed for good
         self._protocol_factory = protocol_factory
@@ -61,13 +61,13 @@ class Server(events.AbstractServer):
         if transport is None:
             self._unnamed += 1
         else:
-            self._clients.add(weakref.ref(transport))
+            self._clients[id(transport)] = weakref.ref(transport)
 
     def _detach(self, transport: asyncio.Transport | None = None) -> None:
         if transport is None:
             self._unnamed -= 1
         else:
-            self._clients.discard(weakref.ref(transport))
+            self._clients.pop(id(transport), None)
         self._check_done()
 
     def _check_done(self) -> None:
@@ -141,7 +141,7 @@ class Server(events.AbstractServer):
         self._check_done()
 
     def _live_clients(self) -> list[asyncio.Transport]:
-        return [t for t in (ref() for ref in tuple(self._clients)) if t is not None]
+        return [t for t in (ref() for ref in tuple(self._clients.values())) if t is not None]
 
     def close_clients(self) -> None:
         """Closes every connection; what they have still to send is sent first."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
+import gc
 import logging
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+import warnings
 from typing import Any
 
 import pytest
@@ -204,6 +206,24 @@ def test_close_and_wait_closed(run: Any) -> None:
         server.close()
 
     run(main())
+
+
+def test_abandoned_connection_is_no_longer_waited_for(hotrun: Any) -> None:
+    async def main() -> None:
+        a = Accepting()
+        server = await a.start()
+        sock = await a.client()
+        a.made[0].transport.pause_reading()  # nothing watches it: only the cycle holds it
+        server.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            a.made.clear()
+            gc.collect()
+        async with asyncio.timeout(LIMIT):
+            await server.wait_closed()
+        sock.close()
+
+    hotrun(main())
 
 
 def test_wait_closed_without_connections(run: Any) -> None:
