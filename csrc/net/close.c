@@ -22,7 +22,7 @@ static int
 schedule_lost(StreamTransport *t, PyObject *exc)
 {
     t->conn_lost++;
-    return hl_stream_soon(t, t->st->s__call_connection_lost, exc);
+    return hl_transport_soon(HL_TRANSPORT(t), t->st->s__call_connection_lost, exc);
 }
 
 int
@@ -56,23 +56,6 @@ hl_stream_close(StreamTransport *t)
     return schedule_lost(t, Py_None);
 }
 
-/* logger.debug("%r: <message>", transport, exc_info=exc) for errors that are no news.
- */
-static void
-debug_error(StreamTransport *t, const char *message, PyObject *exc)
-{
-    PyObject *debug = PyObject_GetAttr(t->st->i_logger, t->st->s_debug);
-    PyObject *args = Py_BuildValue("(sOs)", "%r: %s", (PyObject *)t, message);
-    PyObject *kwargs = Py_BuildValue("{s:O}", "exc_info", exc);
-    if (debug != NULL && args != NULL && kwargs != NULL) {
-        Py_XDECREF(PyObject_Call(debug, args, kwargs));
-    }
-    Py_XDECREF(debug);
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-    PyErr_Clear();
-}
-
 int
 hl_stream_fatal(StreamTransport *t, const char *message)
 {
@@ -80,21 +63,8 @@ hl_stream_fatal(StreamTransport *t, const char *message)
         return -1;
     }
     PyObject *exc = PyErr_GetRaisedException();
-    int rc = 0;
-    if (t->loop != NULL && PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError)) {
-        if (t->loop->sched.debug) {
-            debug_error(t, message, exc);
-        }
-    }
-    else if (t->loop != NULL) {
-        PyObject *loop = Py_NewRef(t->loop);
-        PyObject *protocol = Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
-        PyErr_SetRaisedException(Py_NewRef(exc));
-        rc = hl_report(t->st, loop, message, t->st->s_transport, (PyObject *)t,
-                       t->st->s_protocol, protocol);
-        Py_DECREF(protocol);
-        Py_DECREF(loop);
-    }
+    bool expected = PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError);
+    int rc = hl_transport_error(HL_TRANSPORT(t), message, exc, expected);
     /* Closed even when the report itself raised: what it raised goes out afterwards. */
     PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
     if (hl_stream_force_close(t, exc) < 0) {
@@ -171,7 +141,7 @@ hl_stream_lost(StreamTransport *t, PyObject *exc)
     if (!t->open) { /* called twice, by hand */
         return 0;
     }
-    PyObject *res = hl_stream_upcall(t, t->st->s_connection_lost, exc);
+    PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_connection_lost, exc);
     PyObject *raised = res == NULL ? PyErr_GetRaisedException() : NULL;
     Py_XDECREF(res);
     hl_stream_release(t);

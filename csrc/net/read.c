@@ -3,8 +3,6 @@
 
 #include <sys/socket.h>
 
-/* asyncio's max_size too: what one call of data_received() gets at most. */
-#define READ_MAX HL_SCRATCH_SIZE
 static int on_readable(PyObject *self);
 
 int
@@ -32,8 +30,8 @@ hl_stream_stop_reading(StreamTransport *t)
 static int
 on_eof(StreamTransport *t)
 {
-    hl_stream_debug(t, "received EOF");
-    PyObject *keep = hl_stream_upcall(t, t->st->s_eof_received, NULL);
+    hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "received EOF");
+    PyObject *keep = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_eof_received, NULL);
     if (keep == NULL) {
         return hl_stream_fatal(t, "Fatal error: protocol.eof_received() call failed.");
     }
@@ -60,61 +58,12 @@ on_recv_error(StreamTransport *t, int err)
     return hl_stream_fatal(t, "Fatal read error on socket transport");
 }
 
-/* A read into the object that the protocol gets, for a peer that keeps filling us.  *n
- * as recv() gave it, -errno for an error; NULL with *n == -ENOMEM and an exception when
- * there is no memory. */
-static PyObject *
-recv_bulk(StreamTransport *t, ssize_t *n)
-{
-    PyObject *data = PyBytes_FromStringAndSize(NULL, READ_MAX);
-    if (data == NULL) {
-        *n = -ENOMEM;
-        return NULL;
-    }
-    *n = recv(*t->live_fd, PyBytes_AS_STRING(data), READ_MAX, 0);
-    if (*n == READ_MAX) {
-        return data;
-    }
-    t->bulk = t->filled = false;
-    if (*n <= 0) {
-        *n = *n < 0 ? -errno : 0;
-        Py_CLEAR(data);
-    }
-    else if (_PyBytes_Resize(&data, *n) < 0) {
-        *n = -ENOMEM;
-    }
-    return data;
-}
-
-/* A read into the loop's scratch buffer, then bytes of exactly that size: as long as
- * the buffer is not filled, the copy is cheaper than allocating for the worst case. */
-static PyObject *
-recv_small(StreamTransport *t, ssize_t *n)
-{
-    unsigned char *buf = hl_loop_scratch(t->loop);
-    if (buf == NULL) {
-        *n = -ENOMEM;
-        return NULL;
-    }
-    *n = recv(*t->live_fd, buf, READ_MAX, 0);
-    if (*n <= 0) {
-        *n = *n < 0 ? -errno : 0;
-        return NULL;
-    }
-    t->bulk = t->filled && *n == READ_MAX;
-    t->filled = *n == READ_MAX;
-    PyObject *data = PyBytes_FromStringAndSize((char *)buf, *n);
-    if (data == NULL) {
-        *n = -ENOMEM;
-    }
-    return data;
-}
-
 static int
-read_data(StreamTransport *t)
+read_data(PyObject *self)
 {
+    StreamTransport *t = (StreamTransport *)self;
     ssize_t n;
-    PyObject *data = t->bulk ? recv_bulk(t, &n) : recv_small(t, &n);
+    PyObject *data = hl_transport_read(HL_TRANSPORT(t), *t->live_fd, true, &n);
     if (HL_UNLIKELY(data == NULL)) {
         if (n == 0) {
             return on_eof(t);
@@ -124,7 +73,7 @@ read_data(StreamTransport *t)
         }
         return on_recv_error(t, (int)-n);
     }
-    PyObject *res = hl_stream_upcall(t, t->st->s_data_received, data);
+    PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_data_received, data);
     Py_DECREF(data);
     if (HL_UNLIKELY(res == NULL)) {
         return hl_stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
@@ -138,7 +87,7 @@ static PyObject *
 get_buffer(StreamTransport *t)
 {
     PyObject *hint = PyLong_FromLong(-1);
-    PyObject *buf = hl_stream_upcall(t, t->st->s_get_buffer, hint);
+    PyObject *buf = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_get_buffer, hint);
     Py_DECREF(hint); /* a small integer: there is always one */
     if (buf == NULL) {
         return NULL;
@@ -154,8 +103,9 @@ get_buffer(StreamTransport *t)
 }
 
 static int
-read_buffered(StreamTransport *t)
+read_buffered(PyObject *self)
 {
+    StreamTransport *t = (StreamTransport *)self;
     PyObject *buf = get_buffer(t);
     if (buf == NULL) {
         return hl_stream_fatal(t, "Fatal error: protocol.get_buffer() call failed.");
@@ -182,8 +132,9 @@ read_buffered(StreamTransport *t)
         return n == 0 ? on_eof(t) : on_recv_error(t, err);
     }
     PyObject *count = PyLong_FromSsize_t(n);
-    PyObject *res =
-        count == NULL ? NULL : hl_stream_upcall(t, t->st->s_buffer_updated, count);
+    PyObject *res = count == NULL ? NULL
+                                  : hl_transport_upcall(HL_TRANSPORT(t),
+                                                        t->st->s_buffer_updated, count);
     Py_XDECREF(count);
     if (res == NULL) {
         return hl_stream_fatal(t,
@@ -200,5 +151,6 @@ on_readable(PyObject *self)
     if (!t->reading) { /* queued before the watch ended */
         return 0;
     }
-    return hl_stream_in_ctx(t, t->read_ctx, t->buffered ? read_buffered : read_data);
+    return hl_transport_in_ctx(HL_TRANSPORT(t), t->read_ctx,
+                               t->buffered ? read_buffered : read_data);
 }

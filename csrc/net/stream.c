@@ -5,82 +5,6 @@
 
 #define SELF(op) ((StreamTransport *)(op))
 
-/* ---- helpers of all parts ---- */
-
-PyObject *
-hl_stream_upcall(StreamTransport *t, PyObject *name, PyObject *arg)
-{
-    PyObject *protocol = Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
-    PyObject *args[3] = {NULL, protocol, arg};
-    size_t n = (arg != NULL ? 2 : 1) | PY_VECTORCALL_ARGUMENTS_OFFSET;
-    PyObject *res = PyObject_VectorcallMethod(name, args + 1, n, NULL);
-    Py_DECREF(protocol);
-    return res;
-}
-
-void
-hl_stream_debug(StreamTransport *t, const char *text)
-{
-    if (HL_LIKELY(t->loop == NULL || !t->loop->sched.debug)) {
-        return;
-    }
-    PyObject *format = PyUnicode_FromFormat("%%r %s", text);
-    if (format != NULL) {
-        PyObject *args[] = {t->st->i_logger, format, (PyObject *)t};
-        Py_XDECREF(PyObject_VectorcallMethod(t->st->s_debug, args, 3, NULL));
-        Py_DECREF(format);
-    }
-    PyErr_Clear();
-}
-
-int
-hl_stream_in_ctx(StreamTransport *t, PyObject *ctx, int (*fn)(StreamTransport *))
-{
-    if (ctx == NULL) {
-        return fn(t);
-    }
-    Py_INCREF(ctx); /* pausing and resuming in fn() would replace it */
-    int rc = PyContext_Enter(ctx);
-    if (rc == 0) {
-        rc = fn(t);
-        if (PyContext_Exit(ctx) < 0) {
-            rc = -1;
-        }
-    }
-    Py_DECREF(ctx);
-    return rc;
-}
-
-/* loop.call_soon(func, arg) in a copy of the current context: 0 or -1. */
-static int
-call_soon(StreamTransport *t, PyObject *func, PyObject *arg)
-{
-    PyObject *loop = (PyObject *)t->loop;
-    hl_sched *s = hl_sched_plain(loop);
-    if (s == NULL) {
-        return hl_call_soon(t->st, loop, func, arg, NULL);
-    }
-    PyObject *handle = hl_handle_new(s, loop, func, &arg, arg != NULL ? 1 : 0, NULL);
-    if (handle == NULL) {
-        return -1;
-    }
-    int rc = hl_sched_push(s, HL_KIND_HANDLE, handle, NULL);
-    Py_DECREF(handle);
-    return rc;
-}
-
-int
-hl_stream_soon(StreamTransport *t, PyObject *name, PyObject *arg)
-{
-    if (hl_loop_check_closed(t->loop) < 0) {
-        return -1;
-    }
-    PyObject *func = PyObject_GetAttr((PyObject *)t, name);
-    int rc = func == NULL ? -1 : call_soon(t, func, arg);
-    Py_XDECREF(func);
-    return rc;
-}
-
 /* ---- creation ---- */
 
 int
@@ -130,13 +54,13 @@ stream_start(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 schedule_start(StreamTransport *t, PyObject *connection_made)
 {
-    if (call_soon(t, connection_made, (PyObject *)t) < 0) {
+    if (hl_transport_call_soon(HL_TRANSPORT(t), connection_made, (PyObject *)t) < 0) {
         return -1;
     }
     if (hl_sched_plain((PyObject *)t->loop) != NULL) {
         return hl_loop_soon(t->loop, (PyObject *)t, start);
     }
-    return hl_stream_soon(t, t->st->s__start, NULL);
+    return hl_transport_soon(HL_TRANSPORT(t), t->st->s__start, NULL);
 }
 
 /* Fills in the addresses: IP ones as they are, others in Python's form in `extra`. */
@@ -479,7 +403,7 @@ stream_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
     if (!t->closing && !t->paused) {
         t->paused = true;
         hl_stream_stop_reading(t);
-        hl_stream_debug(t, "pauses reading");
+        hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "pauses reading");
     }
     Py_RETURN_NONE;
 }
@@ -501,7 +425,7 @@ stream_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
     if (hl_stream_start_reading(t) < 0) {
         return NULL;
     }
-    hl_stream_debug(t, "resumes reading");
+    hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "resumes reading");
     Py_RETURN_NONE;
 }
 
@@ -599,36 +523,16 @@ get_sock(PyObject *self, void *Py_UNUSED(closure))
     return t->open ? Py_XNewRef(hl_stream_sock(t)) : Py_NewRef(Py_None);
 }
 
-/* An attribute that is an object field: the closure is its offset. */
-static PyObject *
-get_object(PyObject *self, void *closure)
-{
-    PyObject *value = *(PyObject **)((char *)self + (size_t)closure);
-    return Py_NewRef(value != NULL ? value : Py_None);
-}
-
-enum { BIT_CLOSING, BIT_PAUSED, BIT_EOF, BIT_PROTO_PAUSED };
-
-static PyObject *
-get_bit(PyObject *self, void *closure)
-{
-    StreamTransport *t = SELF(self);
-    switch ((intptr_t)closure) {
-    case BIT_CLOSING:
-        return PyBool_FromLong(t->closing);
-    case BIT_PAUSED:
-        return PyBool_FromLong(t->paused);
-    case BIT_EOF:
-        return PyBool_FromLong(t->eof);
-    default:
-        return PyBool_FromLong(t->proto_paused);
-    }
-}
-
 static PyObject *
 get_conn_lost(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLong(SELF(self)->conn_lost);
+}
+
+static PyObject *
+get_eof(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(SELF(self)->eof);
 }
 
 static PyObject *
@@ -778,15 +682,15 @@ static PyGetSetDef stream_getset[] = {
     {"_extra", get_extra, NULL, NULL, NULL},
     {"_sock", get_sock, NULL, NULL, NULL},
     {"_sock_fd", get_fd, NULL, NULL, NULL},
-    {"_loop", get_object, NULL, NULL, FIELD(loop)},
-    {"_protocol", get_object, NULL, NULL, FIELD(protocol)},
-    {"_server", get_object, NULL, NULL, FIELD(server)},
-    {"_empty_waiter", get_object, NULL, NULL, FIELD(empty_waiter)},
+    {"_loop", hl_transport_get_object, NULL, NULL, FIELD(loop)},
+    {"_protocol", hl_transport_get_object, NULL, NULL, FIELD(protocol)},
+    {"_server", hl_transport_get_object, NULL, NULL, FIELD(server)},
+    {"_empty_waiter", hl_transport_get_object, NULL, NULL, FIELD(empty_waiter)},
     {"_conn_lost", get_conn_lost, NULL, NULL, NULL},
-    {"_closing", get_bit, NULL, NULL, (void *)BIT_CLOSING},
-    {"_paused", get_bit, NULL, NULL, (void *)BIT_PAUSED},
-    {"_eof", get_bit, NULL, NULL, (void *)BIT_EOF},
-    {"_protocol_paused", get_bit, NULL, NULL, (void *)BIT_PROTO_PAUSED},
+    {"_closing", hl_transport_get_bool, NULL, NULL, FIELD(closing)},
+    {"_paused", hl_transport_get_bool, NULL, NULL, FIELD(paused)},
+    {"_eof", get_eof, NULL, NULL, NULL},
+    {"_protocol_paused", hl_transport_get_bool, NULL, NULL, FIELD(proto_paused)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

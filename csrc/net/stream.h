@@ -5,6 +5,8 @@
  *   read.c     from the socket to the protocol
  *   write.c    from the protocol to the socket, with flow control
  *
+ * What is common to all transports is in transport.h.
+ *
  * Life of the descriptor: hl_stream_new() adopts it, and from then on only this object
  * closes it, once, in release_fd(): after connection_lost(), or in the finaliser.
  *
@@ -15,41 +17,25 @@
 #ifndef HL_NET_STREAM_H
 #define HL_NET_STREAM_H
 
-#include "loop/loop.h"
 #include "net/addr.h"
+#include "net/transport.h"
 #include "net/wqueue.h"
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *extra; /* the slot `_extra` of asyncio.BaseTransport; or NULL */
-    PyObject *mod;   /* owned: keeps st alive; dropped last */
-    hl_state *st;
-    LoopObject *loop;   /* owned; NULL after connection_lost() */
+    HL_TRANSPORT_HEAD
     PyObject *sock;     /* owned; NULL: nobody has asked for a socket object yet */
     const int *live_fd; /* the socket object's descriptor, so that one closed behind our
                            back reads as -1 and no stranger's is used; or &fd */
-    PyObject *protocol; /* owned; NULL after connection_lost() */
     PyObject *server;   /* owned or NULL */
     PyObject *waiter;   /* owned or NULL: told once reading has started */
     PyObject *empty_waiter; /* owned or NULL: told when the write queue is empty */
-    PyObject *read_ctx;     /* the context that reads run in */
-    PyObject *write_ctx;    /* the context of the write that is being held or waits */
     hl_wqueue out;
-    Py_ssize_t high, low; /* water marks */
     hl_inaddr sockname, peername;
-    int fd, family, type, proto;
-    unsigned conn_lost; /* > 0: connection_lost() is on its way; then counts writes */
-    bool open : 1;      /* the descriptor is ours to close */
-    bool closing : 1;   /* close() or abort() was called, or something failed */
-    bool paused : 1;    /* pause_reading() */
-    bool eof : 1;       /* write_eof() */
-    bool buffered : 1;  /* the protocol is a BufferedProtocol */
-    bool proto_paused : 1; /* pause_writing() was called */
-    bool reading : 1;      /* the loop watches for input */
-    bool writing : 1;      /* the loop watches for room to write */
+    int family, type, proto;
+    bool open : 1;         /* the descriptor is ours to close */
+    bool eof : 1;          /* write_eof() */
+    bool buffered : 1;     /* the protocol is a BufferedProtocol */
     bool flush_queued : 1; /* hl_stream_flush_cont() will run after this callback */
-    bool filled : 1;       /* the last read took all that one read may take */
-    bool bulk : 1;         /* the last reads were large: read into the final object */
     bool owned : 1;        /* the loop knows the descriptor as a transport's */
 } StreamTransport;
 
@@ -77,14 +63,6 @@ PyObject *hl_stream_new(LoopObject *loop, const hl_stream_args *args);
 int hl_sock_describe(hl_state *st, PyObject *sock, int *family, int *type, int *proto);
 /* The socket object, made if need be: borrowed, or NULL with an exception. */
 PyObject *hl_stream_sock(StreamTransport *t);
-/* loop.call_soon(transport.<name>, arg): 0 or -1. */
-int hl_stream_soon(StreamTransport *t, PyObject *name, PyObject *arg);
-/* Calls protocol.<name>(arg) (arg NULL: no argument). */
-PyObject *hl_stream_upcall(StreamTransport *t, PyObject *name, PyObject *arg);
-/* logger.debug("%r <text>", transport), in debug mode; never fails. */
-void hl_stream_debug(StreamTransport *t, const char *text);
-/* Calls fn(t) in a context (NULL: the one that is current): what fn returns, or -1. */
-int hl_stream_in_ctx(StreamTransport *t, PyObject *ctx, int (*fn)(StreamTransport *));
 int hl_stream_exec(PyObject *mod, hl_state *st);
 
 /* ---- close.c ---- */

@@ -14,8 +14,6 @@
 /* More than this is sent at once: one system call is nothing beside the copy it makes.
  */
 #define HOLD_MAX (64 * 1024)
-/* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES. */
-#define LOG_AFTER 5
 
 static int on_writable(PyObject *self);
 
@@ -30,92 +28,18 @@ hl_stream_stop_writing(StreamTransport *t)
 
 /* ---- flow control ---- */
 
-/* A protocol's pause_writing() or resume_writing(): 0, or -1 for what must propagate.
- */
-static int
-tell_protocol(StreamTransport *t, PyObject *name, const char *message)
-{
-    PyObject *loop = Py_NewRef(t->loop);
-    PyObject *protocol = Py_NewRef(t->protocol);
-    PyObject *res = hl_stream_upcall(t, name, NULL);
-    int rc = 0;
-    if (res == NULL) {
-        rc = hl_err_propagates()
-                 ? -1
-                 : hl_report(t->st, loop, message, t->st->s_transport, (PyObject *)t,
-                             t->st->s_protocol, protocol);
-    }
-    Py_XDECREF(res);
-    Py_DECREF(protocol);
-    Py_DECREF(loop);
-    return rc;
-}
-
 static int
 maybe_pause(StreamTransport *t)
 {
-    if (t->proto_paused || t->loop == NULL || (Py_ssize_t)t->out.bytes <= t->high) {
-        return 0;
-    }
-    t->proto_paused = true;
-    return tell_protocol(t, t->st->s_pause_writing, "protocol.pause_writing() failed");
-}
-
-static int
-maybe_resume(StreamTransport *t)
-{
-    if (!t->proto_paused || (Py_ssize_t)t->out.bytes > t->low) {
-        return 0;
-    }
-    t->proto_paused = false;
-    return tell_protocol(t, t->st->s_resume_writing,
-                         "protocol.resume_writing() failed");
-}
-
-/* A water mark given as a number; None leaves *out alone and gives 0, else 1 or -1.
- * Numbers too large to matter are cut. */
-static int
-limit_arg(PyObject *arg, Py_ssize_t *out)
-{
-    if (arg == Py_None) {
-        return 0;
-    }
-    if (PyFloat_Check(arg)) {
-        double d = PyFloat_AS_DOUBLE(arg);
-        *out = d >= (double)PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
-               : d >= 0.0                  ? (Py_ssize_t)d
-                                           : -1;
-        return 1;
-    }
-    *out = PyNumber_AsSsize_t(arg, NULL); /* NULL: clip */
-    return *out == -1 && PyErr_Occurred() ? -1 : 1;
+    return hl_flow_pause(HL_TRANSPORT(t), t->out.bytes);
 }
 
 PyObject *
 hl_stream_set_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"high", "low", NULL};
     StreamTransport *t = (StreamTransport *)self;
-    PyObject *high_arg = Py_None, *low_arg = Py_None;
-    Py_ssize_t high = 64 * 1024, low = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", names,
-                                     &high_arg, &low_arg)) {
-        return NULL;
-    }
-    int has_high = limit_arg(high_arg, &high);
-    int has_low = has_high < 0 ? -1 : limit_arg(low_arg, &low);
-    if (has_low < 0) {
-        return NULL;
-    }
-    if (!has_high && has_low) {
-        high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
-    }
-    if (!has_low) {
-        low = high >= 0 ? high / 4 : -1;
-    }
-    if (!(high >= low && low >= 0)) {
-        PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
-                     high, low);
+    Py_ssize_t high, low;
+    if (hl_flow_parse(args, kwargs, &high, &low) < 0) {
         return NULL;
     }
     if (hl_stream_settle(t) < 0) {
@@ -284,23 +208,6 @@ put(StreamTransport *t, PyObject *owner, const char *p, size_t n)
     return queue_flush(t) < 0 ? -1 : enqueue(t, owner, p, n);
 }
 
-/* A write to a connection that is gone is dropped; after some of them asyncio says so.
- */
-static int
-count_lost_write(StreamTransport *t)
-{
-    if (t->conn_lost++ < LOG_AFTER) {
-        return 0;
-    }
-    PyObject *text = PyUnicode_FromString("socket.send() raised exception.");
-    PyObject *res = text == NULL ? NULL
-                                 : PyObject_CallMethodOneArg(t->st->i_logger,
-                                                             t->st->s_warning, text);
-    Py_XDECREF(text);
-    Py_XDECREF(res);
-    return res == NULL ? -1 : 0;
-}
-
 /* ---- write(), writelines(), write_eof() ---- */
 
 /* Writes what a buffer shows.  The immutable bytes behind a view need no copy. */
@@ -363,7 +270,8 @@ hl_stream_write(PyObject *self, PyObject *data)
     }
     int rc;
     if (HL_UNLIKELY(t->conn_lost)) {
-        rc = count_lost_write(t);
+        rc =
+            hl_transport_lost_write(HL_TRANSPORT(t), "socket.send() raised exception.");
     }
     else if (exact) {
         rc = put(t, data, PyBytes_AS_STRING(data), (size_t)len);
@@ -521,8 +429,9 @@ on_drained(StreamTransport *t)
 }
 
 static int
-write_more(StreamTransport *t)
+write_more(PyObject *self)
 {
+    StreamTransport *t = (StreamTransport *)self;
     int rc = hl_wqueue_send(&t->out, *t->live_fd);
     if (rc < 0 && rc != -EAGAIN) {
         return on_send_error(t, rc);
@@ -531,7 +440,7 @@ write_more(StreamTransport *t)
         0) { /* before the upcall: what it writes is sent by the flush */
         hl_stream_stop_writing(t);
     }
-    if (maybe_resume(t) < 0 || hl_stream_flush(t) < 0) {
+    if (hl_flow_resume(HL_TRANSPORT(t), t->out.bytes) < 0 || hl_stream_flush(t) < 0) {
         return -1;
     }
     return t->out.bytes > 0 || t->conn_lost ? 0 : on_drained(t);
@@ -544,5 +453,5 @@ on_writable(PyObject *self)
     if (!t->writing) { /* queued before the watch ended */
         return 0;
     }
-    return hl_stream_in_ctx(t, t->write_ctx, write_more);
+    return hl_transport_in_ctx(HL_TRANSPORT(t), t->write_ctx, write_more);
 }

@@ -1,0 +1,309 @@
+/* What all transports do alike. */
+#include "net/transport.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES. */
+#define LOG_AFTER 5
+
+/* ---- calls ---- */
+
+PyObject *
+hl_transport_upcall(hl_transport *t, PyObject *name, PyObject *arg)
+{
+    PyObject *protocol = Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
+    PyObject *args[3] = {NULL, protocol, arg};
+    size_t n = (arg != NULL ? 2 : 1) | PY_VECTORCALL_ARGUMENTS_OFFSET;
+    PyObject *res = PyObject_VectorcallMethod(name, args + 1, n, NULL);
+    Py_DECREF(protocol);
+    return res;
+}
+
+int
+hl_transport_call_soon(hl_transport *t, PyObject *func, PyObject *arg)
+{
+    PyObject *loop = (PyObject *)t->loop;
+    hl_sched *s = hl_sched_plain(loop);
+    if (s == NULL) {
+        return hl_call_soon(t->st, loop, func, arg, NULL);
+    }
+    PyObject *handle = hl_handle_new(s, loop, func, &arg, arg != NULL ? 1 : 0, NULL);
+    if (handle == NULL) {
+        return -1;
+    }
+    int rc = hl_sched_push(s, HL_KIND_HANDLE, handle, NULL);
+    Py_DECREF(handle);
+    return rc;
+}
+
+int
+hl_transport_soon(hl_transport *t, PyObject *name, PyObject *arg)
+{
+    if (hl_loop_check_closed(t->loop) < 0) {
+        return -1;
+    }
+    PyObject *func = PyObject_GetAttr((PyObject *)t, name);
+    int rc = func == NULL ? -1 : hl_transport_call_soon(t, func, arg);
+    Py_XDECREF(func);
+    return rc;
+}
+
+int
+hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn)
+{
+    if (ctx == NULL) {
+        return fn((PyObject *)t);
+    }
+    Py_INCREF(ctx); /* pausing and resuming in fn() would replace it */
+    int rc = PyContext_Enter(ctx);
+    if (rc == 0) {
+        rc = fn((PyObject *)t);
+        if (PyContext_Exit(ctx) < 0) {
+            rc = -1;
+        }
+    }
+    Py_DECREF(ctx);
+    return rc;
+}
+
+/* ---- log and reports ---- */
+
+void
+hl_transport_log(hl_transport *t, PyObject *level, const char *text)
+{
+    if (HL_LIKELY(t->loop == NULL || !t->loop->sched.debug)) {
+        return;
+    }
+    PyObject *format = PyUnicode_FromFormat("%%r %s", text);
+    if (format != NULL) {
+        PyObject *args[] = {t->st->i_logger, format, (PyObject *)t};
+        Py_XDECREF(PyObject_VectorcallMethod(level, args, 3, NULL));
+        Py_DECREF(format);
+    }
+    PyErr_Clear();
+}
+
+/* logger.debug("%r: <message>", transport, exc_info=exc) for errors that are no news.
+ */
+static void
+debug_error(hl_transport *t, const char *message, PyObject *exc)
+{
+    PyObject *debug = PyObject_GetAttr(t->st->i_logger, t->st->s_debug);
+    PyObject *args = Py_BuildValue("(sOs)", "%r: %s", (PyObject *)t, message);
+    PyObject *kwargs = Py_BuildValue("{s:O}", "exc_info", exc);
+    if (debug != NULL && args != NULL && kwargs != NULL) {
+        Py_XDECREF(PyObject_Call(debug, args, kwargs));
+    }
+    Py_XDECREF(debug);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    PyErr_Clear();
+}
+
+int
+hl_transport_error(hl_transport *t, const char *message, PyObject *exc, bool expected)
+{
+    if (t->loop == NULL) {
+        return 0;
+    }
+    if (expected) {
+        if (t->loop->sched.debug) {
+            debug_error(t, message, exc);
+        }
+        return 0;
+    }
+    PyObject *loop = Py_NewRef(t->loop);
+    PyObject *protocol = Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
+    PyErr_SetRaisedException(Py_NewRef(exc));
+    int rc = hl_report(t->st, loop, message, t->st->s_transport, (PyObject *)t,
+                       t->st->s_protocol, protocol);
+    Py_DECREF(protocol);
+    Py_DECREF(loop);
+    return rc;
+}
+
+int
+hl_transport_lost_write(hl_transport *t, const char *text)
+{
+    if (t->conn_lost++ < LOG_AFTER) {
+        return 0;
+    }
+    PyObject *line = PyUnicode_FromString(text);
+    PyObject *res = line == NULL ? NULL
+                                 : PyObject_CallMethodOneArg(t->st->i_logger,
+                                                             t->st->s_warning, line);
+    Py_XDECREF(line);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+/* ---- flow control ---- */
+
+/* A protocol's pause_writing() or resume_writing(): 0, or -1 for what must propagate.
+ */
+static int
+tell_protocol(hl_transport *t, PyObject *name, const char *message)
+{
+    PyObject *loop = Py_NewRef(t->loop);
+    PyObject *protocol = Py_NewRef(t->protocol);
+    PyObject *res = hl_transport_upcall(t, name, NULL);
+    int rc = 0;
+    if (res == NULL) {
+        rc = hl_err_propagates()
+                 ? -1
+                 : hl_report(t->st, loop, message, t->st->s_transport, (PyObject *)t,
+                             t->st->s_protocol, protocol);
+    }
+    Py_XDECREF(res);
+    Py_DECREF(protocol);
+    Py_DECREF(loop);
+    return rc;
+}
+
+int
+hl_flow_pause(hl_transport *t, size_t size)
+{
+    if (t->proto_paused || t->loop == NULL || (Py_ssize_t)size <= t->high) {
+        return 0;
+    }
+    t->proto_paused = true;
+    return tell_protocol(t, t->st->s_pause_writing, "protocol.pause_writing() failed");
+}
+
+int
+hl_flow_resume(hl_transport *t, size_t size)
+{
+    if (!t->proto_paused || (Py_ssize_t)size > t->low) {
+        return 0;
+    }
+    t->proto_paused = false;
+    return tell_protocol(t, t->st->s_resume_writing,
+                         "protocol.resume_writing() failed");
+}
+
+/* A water mark given as a number; None leaves *out alone and gives 0, else 1 or -1.
+ * Numbers too large to matter are cut. */
+static int
+limit_arg(PyObject *arg, Py_ssize_t *out)
+{
+    if (arg == Py_None) {
+        return 0;
+    }
+    if (PyFloat_Check(arg)) {
+        double d = PyFloat_AS_DOUBLE(arg);
+        *out = d >= (double)PY_SSIZE_T_MAX ? PY_SSIZE_T_MAX
+               : d >= 0.0                  ? (Py_ssize_t)d
+                                           : -1;
+        return 1;
+    }
+    *out = PyNumber_AsSsize_t(arg, NULL); /* NULL: clip */
+    return *out == -1 && PyErr_Occurred() ? -1 : 1;
+}
+
+int
+hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *low)
+{
+    static char *names[] = {"high", "low", NULL};
+    PyObject *high_arg = Py_None, *low_arg = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", names,
+                                     &high_arg, &low_arg)) {
+        return -1;
+    }
+    *high = 64 * 1024;
+    *low = 0;
+    int has_high = limit_arg(high_arg, high);
+    int has_low = has_high < 0 ? -1 : limit_arg(low_arg, low);
+    if (has_low < 0) {
+        return -1;
+    }
+    if (!has_high && has_low) {
+        *high = *low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * *low;
+    }
+    if (!has_low) {
+        *low = *high >= 0 ? *high / 4 : -1;
+    }
+    if (!(*high >= *low && *low >= 0)) {
+        PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
+                     *high, *low);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- reading ---- */
+
+static inline ssize_t
+read_raw(int fd, bool sock, void *buf)
+{
+    return sock ? recv(fd, buf, HL_READ_MAX, 0) : read(fd, buf, HL_READ_MAX);
+}
+
+/* A read into the object that the protocol gets, for a peer that keeps filling us. */
+static PyObject *
+read_bulk(hl_transport *t, int fd, bool sock, ssize_t *n)
+{
+    PyObject *data = PyBytes_FromStringAndSize(NULL, HL_READ_MAX);
+    if (data == NULL) {
+        *n = -ENOMEM;
+        return NULL;
+    }
+    *n = read_raw(fd, sock, PyBytes_AS_STRING(data));
+    if (*n == HL_READ_MAX) {
+        return data;
+    }
+    t->bulk = t->filled = false;
+    if (*n <= 0) {
+        *n = *n < 0 ? -errno : 0;
+        Py_CLEAR(data);
+    }
+    else if (_PyBytes_Resize(&data, *n) < 0) {
+        *n = -ENOMEM;
+    }
+    return data;
+}
+
+/* A read into the loop's scratch buffer, then bytes of exactly that size: as long as
+ * the buffer is not filled, the copy is cheaper than allocating for the worst case. */
+static PyObject *
+read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
+{
+    unsigned char *buf = hl_loop_scratch(t->loop);
+    if (buf == NULL) {
+        *n = -ENOMEM;
+        return NULL;
+    }
+    *n = read_raw(fd, sock, buf);
+    if (*n <= 0) {
+        *n = *n < 0 ? -errno : 0;
+        return NULL;
+    }
+    t->bulk = t->filled && *n == HL_READ_MAX;
+    t->filled = *n == HL_READ_MAX;
+    PyObject *data = PyBytes_FromStringAndSize((char *)buf, *n);
+    if (data == NULL) {
+        *n = -ENOMEM;
+    }
+    return data;
+}
+
+PyObject *
+hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n)
+{
+    return t->bulk ? read_bulk(t, fd, sock, n) : read_small(t, fd, sock, n);
+}
+
+/* ---- getters ---- */
+
+PyObject *
+hl_transport_get_object(PyObject *self, void *closure)
+{
+    PyObject *value = *(PyObject **)((char *)self + (size_t)closure);
+    return Py_NewRef(value != NULL ? value : Py_None);
+}
+
+PyObject *
+hl_transport_get_bool(PyObject *self, void *closure)
+{
+    return PyBool_FromLong(*(bool *)((char *)self + (size_t)closure));
+}

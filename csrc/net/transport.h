@@ -1,0 +1,80 @@
+/* What all transports are made of: the fields they begin with, calls into the protocol
+ * and the loop, flow control, reading.
+ *
+ * Functions here run on the loop's thread, with a reference to the transport held by
+ * the caller.  Those that call a protocol or the loop's Python methods may find the
+ * transport closed, or with another protocol, when they return. */
+#ifndef HL_NET_TRANSPORT_H
+#define HL_NET_TRANSPORT_H
+
+#include "loop/loop.h"
+
+/* What one read gets at most: asyncio's max_size too. */
+#define HL_READ_MAX HL_SCRATCH_SIZE
+
+#define HL_TRANSPORT_HEAD                                                              \
+    PyObject_HEAD                                                                      \
+    PyObject *extra; /* asyncio.BaseTransport's slot `_extra`; or NULL */              \
+    PyObject *mod;   /* owned: keeps st alive; dropped last */                         \
+    hl_state *st;                                                                      \
+    LoopObject *loop;     /* owned; NULL after connection_lost() */                    \
+    PyObject *protocol;   /* owned; NULL after connection_lost() */                    \
+    PyObject *read_ctx;   /* the context that reads run in; or NULL */                 \
+    PyObject *write_ctx;  /* that of the write that is held or waits; or NULL */       \
+    Py_ssize_t high, low; /* water marks */                                            \
+    int fd;                                                                            \
+    unsigned conn_lost; /* > 0: connection_lost() is on its way; counts writes */      \
+    bool closing;       /* no more of it: closed, aborted, or failed */                \
+    bool paused;        /* pause_reading() */                                          \
+    bool proto_paused;  /* pause_writing() was called */                               \
+    bool reading;       /* the loop watches for input */                               \
+    bool writing;       /* the loop watches for room to write */                       \
+    bool filled;        /* the last read filled the buffer */                          \
+    bool bulk;          /* the last reads did: read into the final object */
+
+typedef struct {
+    HL_TRANSPORT_HEAD
+} hl_transport;
+
+#define HL_TRANSPORT(t) ((hl_transport *)(t))
+
+/* ---- calls ---- */
+/* Calls protocol.<name>(arg) (arg NULL: no argument). */
+PyObject *hl_transport_upcall(hl_transport *t, PyObject *name, PyObject *arg);
+/* loop.call_soon(func, arg) in a copy of the current context: 0 or -1. */
+int hl_transport_call_soon(hl_transport *t, PyObject *func, PyObject *arg);
+/* loop.call_soon(transport.<name>, arg): 0, or -1, also when the loop is closed. */
+int hl_transport_soon(hl_transport *t, PyObject *name, PyObject *arg);
+/* Calls fn(t) in a context (NULL: the one that is current): what fn returns, or -1. */
+int hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn);
+
+/* ---- log and reports ---- */
+/* logger.<level>("%r <text>", transport), in debug mode only; never fails. */
+void hl_transport_log(hl_transport *t, PyObject *level, const char *text);
+/* Tells of an error: the log, in debug mode, when it is `expected`, else the exception
+ * handler.  0, or -1 for what must propagate. */
+int hl_transport_error(hl_transport *t, const char *message, PyObject *exc,
+                       bool expected);
+/* A write to a connection that is gone is dropped; after some of them asyncio says so:
+ * 0 or -1. */
+int hl_transport_lost_write(hl_transport *t, const char *text);
+
+/* ---- flow control; `size`: bytes that wait ---- */
+/* Calls pause_writing() and resume_writing() when it is time: 0, or -1 for what must
+ * propagate. */
+int hl_flow_pause(hl_transport *t, size_t size);
+int hl_flow_resume(hl_transport *t, size_t size);
+/* The arguments of set_write_buffer_limits(): 0 or -1. */
+int hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *low);
+
+/* ---- reading ---- */
+/* One read from a socket (recv) or anything else (read): bytes; or NULL and *n is 0 for
+ * the end, or a -errno.  -ENOMEM has an exception set. */
+PyObject *hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n);
+
+/* ---- getters ---- */
+/* An attribute that is an object field, or a bool: the closure is its offset. */
+PyObject *hl_transport_get_object(PyObject *self, void *closure);
+PyObject *hl_transport_get_bool(PyObject *self, void *closure);
+
+#endif
