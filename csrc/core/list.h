@@ -1,12 +1,13 @@
 /* Intrusive doubly linked list.  An unlinked node points to itself, so that removing it
- * twice does no harm.  The list owns nothing. */
+ * twice does no harm.  The list owns nothing.  The order of the fields is CPython's:
+ * registry.c links nodes into a list of its. */
 #ifndef HL_CORE_LIST_H
 #define HL_CORE_LIST_H
 
 #include "core/base.h"
 
 typedef struct hl_node {
-    struct hl_node *prev, *next;
+    struct hl_node *next, *prev;
 } hl_node;
 
 static inline void

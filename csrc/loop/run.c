@@ -278,10 +278,12 @@ int
 hl_run(LoopObject *self)
 {
     int rc;
+    hl_current_slots outer = hl_current_bind(&self->sched);
     do {
         rc = turn(self);
     } while (rc == 0 && !self->stopping);
     self->stopping = false;
     hl_current_clear(&self->sched, (PyObject *)self);
+    hl_current_unbind(&self->sched, outer);
     return rc;
 }

@@ -1,6 +1,215 @@
 /* Checks the mirrored layouts against live objects of the running interpreter. */
 #include "py/compat.h"
 
+#include <dlfcn.h>
+
+/* func(a), or func(a, b) when b is not NULL: 0 or -1. */
+static int
+call(PyObject *func, PyObject *a, PyObject *b)
+{
+    PyObject *r = PyObject_CallFunctionObjArgs(func, a, b, NULL);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
+/* ---- who awaits a future: more than one, or another one than expected ---- */
+
+#if HL_KNOWS_WAITERS
+static PyObject *
+set_of_two(PyObject *a, PyObject *b)
+{
+    PyObject *set = PySet_New(NULL);
+    if (set != NULL && (PySet_Add(set, a) < 0 || PySet_Add(set, b) < 0)) {
+        Py_CLEAR(set);
+    }
+    return set;
+}
+
+int
+hl_awaited_by_add_slow(hl_base_future *f, PyObject *waiter)
+{
+    if (f->awaited_by_is_set) {
+        return PySet_Add(f->awaited_by, waiter);
+    }
+    PyObject *set = set_of_two(waiter, f->awaited_by);
+    if (set == NULL) {
+        return -1;
+    }
+    Py_SETREF(f->awaited_by, set);
+    f->awaited_by_is_set = 1;
+    return 0;
+}
+
+int
+hl_awaited_by_discard_slow(hl_base_future *f, PyObject *waiter)
+{
+    if (!f->awaited_by_is_set) {
+        return 0;
+    }
+    return PySet_Discard(f->awaited_by, waiter) < 0 ? -1 : 0;
+}
+#endif
+
+/* ---- the thread state ---- */
+
+#if HL_TASKS_IN_TSTATE
+/* What _asyncio publishes in its section .AsyncioDebug for `python -m asyncio ps`. */
+typedef struct {
+    struct {
+        uint64_t size, name, awaited_by, is_task, awaited_by_is_set, coro, node;
+    } task;
+    struct {
+        uint64_t size, tasks_head;
+    } interpreter;
+    struct {
+        uint64_t size, running_loop, running_task, tasks_head;
+    } thread;
+} debug_offsets;
+
+/* The last field of _asyncio's state points to them.  NULL when it does not point into
+ * the code that _asyncio was loaded from. */
+static const debug_offsets *
+find_debug_offsets(void)
+{
+    PyObject *mod = PyImport_ImportModule("_asyncio");
+    const debug_offsets *found = NULL;
+    PyModuleDef *def = mod == NULL ? NULL : PyModule_GetDef(mod);
+    char *state = def == NULL ? NULL : PyModule_GetState(mod);
+    Dl_info at, code;
+    if (state != NULL && def->m_size >= (Py_ssize_t)sizeof(found)) {
+        memcpy(&found, state + def->m_size - sizeof(found), sizeof(found));
+        if (dladdr(found, &at) == 0 || dladdr(def, &code) == 0 ||
+            at.dli_fbase != code.dli_fbase) {
+            found = NULL;
+        }
+    }
+    PyErr_Clear();
+    Py_XDECREF(mod); /* asyncio holds it for as long as the process lives */
+    return found;
+}
+
+static bool
+offsets_agree(const debug_offsets *d)
+{
+    return d->task.size == sizeof(hl_base_task) &&
+           d->task.name == offsetof(hl_base_task, name) &&
+           d->task.awaited_by == offsetof(hl_base_task, awaited_by) &&
+           d->task.is_task == offsetof(hl_base_task, is_task) &&
+           d->task.awaited_by_is_set == offsetof(hl_base_task, awaited_by_is_set) &&
+           d->task.coro == offsetof(hl_base_task, coro) &&
+           d->task.node == offsetof(hl_base_task, node) &&
+           d->thread.running_loop < d->thread.size - sizeof(void *) &&
+           d->thread.running_task < d->thread.size - sizeof(void *) &&
+           d->thread.tasks_head < d->thread.size - sizeof(hl_node);
+}
+
+/* Swaps `task` in as loop's current one: is it seen at its place?  1, 0, -1. */
+static int
+swap_agrees(hl_state *st, PyObject *loop, PyObject **place)
+{
+    PyObject *task = PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type);
+    PyObject *args[] = {loop, task}, *before, *back;
+    int ok = -1;
+    if (task == NULL) {
+        return -1;
+    }
+    before = PyObject_Vectorcall(st->i_swap_current_task, args, 2, NULL);
+    if (before != NULL) {
+        ok = *place == task;
+        args[1] = before;
+        back = PyObject_Vectorcall(st->i_swap_current_task, args, 2, NULL);
+        ok = back == NULL ? -1 : ok && *place == (before == Py_None ? NULL : before);
+        Py_XDECREF(back);
+        Py_DECREF(before);
+    }
+    Py_DECREF(task);
+    return ok;
+}
+
+/* Does asyncio really keep its record there?  Perhaps on behalf of a stand-in for a
+ * running loop; that is gone again on return.  1, 0, -1. */
+static int
+record_agrees(hl_state *st, const hl_tstate_offsets *at)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    PyObject **place = hl_tstate_running_loop(ts, at);
+    PyObject *loop = PyObject_CallNoArgs(st->i_get_running_loop);
+    bool running = loop != Py_None;
+    if (loop == NULL) {
+        return -1;
+    }
+    if (!running) {
+        Py_SETREF(loop, PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type));
+        if (loop == NULL || call(st->i_set_running_loop, loop, NULL) < 0) {
+            Py_XDECREF(loop);
+            return -1;
+        }
+    }
+    int ok = *place == loop ? swap_agrees(st, loop, hl_tstate_running_task(ts, at)) : 0;
+    if (!running && call(st->i_set_running_loop, Py_None, NULL) < 0) {
+        ok = -1;
+    }
+    Py_DECREF(loop);
+    return ok;
+}
+
+/* The probe's task hangs on the list of this thread, last in it. */
+static bool
+list_agrees(PyObject *task, const hl_tstate_offsets *at)
+{
+    hl_node *head = hl_tstate_tasks(PyThreadState_Get(), at);
+    hl_node *node = &((hl_base_task *)task)->node;
+    return node->next == head && head->prev == node && node->prev != NULL &&
+           node->prev->next == node;
+}
+
+/* Fills st->tstate if the offsets hold.  0, or -1 with an exception. */
+static int
+find_tstate(hl_state *st, PyObject *task)
+{
+    const debug_offsets *d = find_debug_offsets();
+    if (d == NULL || !offsets_agree(d)) {
+        return 0;
+    }
+    hl_tstate_offsets at = {
+        .running_loop = d->thread.running_loop,
+        .running_task = d->thread.running_task,
+        .tasks_head = d->thread.tasks_head,
+    };
+    int ok = list_agrees(task, &at) ? record_agrees(st, &at) : 0;
+    if (ok > 0) {
+        at.known = true;
+        st->tstate = at;
+    }
+    return ok < 0 ? -1 : 0;
+}
+
+static bool
+waiters_agree(hl_base_future *waiting, PyObject *waiter)
+{
+    return waiting->awaited_by == waiter && !waiting->awaited_by_is_set &&
+           !waiting->is_task && ((hl_base_future *)waiter)->is_task == 1;
+}
+#else
+static int
+find_tstate(hl_state *st, PyObject *task)
+{
+    (void)st;
+    (void)task;
+    return 0;
+}
+
+static bool
+waiters_agree(hl_base_future *waiting, PyObject *waiter)
+{
+    (void)waiting;
+    (void)waiter;
+    return true;
+}
+#endif
+
+/* ---- Future and Task ---- */
+
 static bool
 sizes_agree(hl_state *st)
 {
@@ -30,8 +239,10 @@ fields_agree(PyObject *probe)
            task->loop == v[0] && task->coro == v[7] && task->name == v[8] &&
            task->context == v[9] && task->fut_waiter == NULL &&
            task->num_cancels_requested == 2 && task->must_cancel &&
-           !task->log_destroy_pending;
+           !task->log_destroy_pending && waiters_agree(waiting, v[6]);
 }
+
+/* ---- handles ---- */
 
 static int
 handle_slot_agrees(PyObject *type, const char *name, Py_ssize_t offset)
@@ -81,23 +292,39 @@ check_handles(hl_state *st)
     return 0;
 }
 
+/* 1 if Future and Task are as mirrored, 0 if not, -1 on error. */
+static int
+check_layout(hl_state *st)
+{
+    if (!sizes_agree(st)) {
+        return 0;
+    }
+    PyObject *probe = PyObject_CallNoArgs(st->i_layout_probe);
+    if (probe == NULL) {
+        return -1;
+    }
+    int ok = PyTuple_CheckExact(probe) && PyTuple_GET_SIZE(probe) == 10 &&
+             fields_agree(probe);
+    PyObject *task = PyTuple_GET_ITEM(probe, 6);
+    if (ok && find_tstate(st, task) < 0) {
+        ok = -1;
+    }
+    if (ok >= 0 && call(st->i_unregister_task, task, NULL) < 0) {
+        ok = -1; /* all_tasks() shall never show it */
+    }
+    Py_DECREF(probe);
+    return ok;
+}
+
 int
 hl_compat_check(hl_state *st)
 {
     if (check_handles(st) < 0) {
         return -1;
     }
-    if (sizes_agree(st)) {
-        PyObject *probe = PyObject_CallNoArgs(st->i_layout_probe);
-        if (probe == NULL) {
-            return -1;
-        }
-        bool ok = PyTuple_CheckExact(probe) && PyTuple_GET_SIZE(probe) == 10 &&
-                  fields_agree(probe);
-        Py_DECREF(probe);
-        if (ok) {
-            return 1;
-        }
+    int native = check_layout(st);
+    if (native != 0) {
+        return native;
     }
     if (PyErr_WarnEx(PyExc_RuntimeWarning,
                      "hotloop does not know this interpreter's Future and Task: "

@@ -12,6 +12,7 @@
 #include <Python.h>
 
 #include "core/base.h"
+#include "core/list.h"
 
 #include <string.h>
 
@@ -30,6 +31,14 @@
 
 /* 3.12 refuses StopIteration in set_exception(), later versions wrap it. */
 #define HL_STOP_ITERATION_REFUSED (PY_VERSION_HEX < 0x030D0000)
+
+/* From 3.14 on asyncio's tasks hang on a list of the thread state, by a node of their
+ * own, the current task is kept there too, and a future knows who awaits it. */
+#define HL_TASKS_IN_TSTATE (PY_VERSION_HEX >= 0x030E0000)
+#define HL_KNOWS_WAITERS (PY_VERSION_HEX >= 0x030E0000)
+
+/* From 3.15 on __init__ refuses to run twice. */
+#define HL_INIT_ONCE (PY_VERSION_HEX >= 0x030F0000)
 
 /* asyncio's fut_state, by value. */
 enum { HL_PENDING = 0, HL_CANCELLED = 1, HL_FINISHED = 2 };
@@ -65,12 +74,24 @@ enum { HL_PENDING = 0, HL_CANCELLED = 1, HL_FINISHED = 2 };
     int log_destroy_pending;                                                           \
     int num_cancels_requested;
 #else
+#if HL_KNOWS_WAITERS
+#define HL_BASE_FUTURE_FIELDS                                                          \
+    HL_BASE_FUTURE_OBJECTS                                                             \
+    PyObject *cancelled_exc;                                                           \
+    PyObject *awaited_by; /* a future or task, or a set of them */                     \
+    int state;                                                                         \
+    char is_task;                                                                      \
+    char awaited_by_is_set;                                                            \
+    unsigned log_tb : 1;                                                               \
+    unsigned blocking : 1;
+#else
 #define HL_BASE_FUTURE_FIELDS                                                          \
     HL_BASE_FUTURE_OBJECTS                                                             \
     PyObject *cancelled_exc;                                                           \
     int state;                                                                         \
     unsigned log_tb : 1;                                                               \
     unsigned blocking : 1;
+#endif
 #define HL_BASE_TASK_FIELDS                                                            \
     HL_BASE_FUTURE_FIELDS                                                              \
     unsigned must_cancel : 1;                                                          \
@@ -79,7 +100,24 @@ enum { HL_PENDING = 0, HL_CANCELLED = 1, HL_FINISHED = 2 };
     PyObject *fut_waiter;                                                              \
     PyObject *coro;                                                                    \
     PyObject *name;                                                                    \
-    PyObject *context;
+    PyObject *context;                                                                 \
+    HL_BASE_TASK_REGISTERED
+#endif
+
+/* What a task is registered by.  Unregistered: NULL, as asyncio has it. */
+#if HL_TASKS_IN_TSTATE && defined(Py_GIL_DISABLED)
+#define HL_BASE_TASK_REGISTERED                                                        \
+    hl_node node;                                                                      \
+    uintptr_t thread_id;
+#elif HL_TASKS_IN_TSTATE
+#define HL_BASE_TASK_REGISTERED hl_node node;
+#else
+#define HL_BASE_TASK_REGISTERED
+#endif
+#if HL_TASKS_IN_TSTATE
+#define HL_OWN_TASK_REGISTERED
+#else
+#define HL_OWN_TASK_REGISTERED hl_node node;
 #endif
 
 typedef struct {
@@ -111,6 +149,106 @@ hl_future_clear_dict(PyObject *op)
     PyObject_ClearManagedDict(op);
 #endif
 }
+
+/* ---- who awaits a future ---- */
+
+/* The cases with more than one waiter: 0, or -1 with an exception. */
+int hl_awaited_by_add_slow(hl_base_future *f, PyObject *waiter);
+int hl_awaited_by_discard_slow(hl_base_future *f, PyObject *waiter);
+
+static inline int
+hl_awaited_by_add(hl_base_future *f, PyObject *waiter)
+{
+#if HL_KNOWS_WAITERS
+    if (HL_UNLIKELY(f->awaited_by != NULL)) {
+        return hl_awaited_by_add_slow(f, waiter);
+    }
+    f->awaited_by = Py_NewRef(waiter);
+#else
+    (void)f;
+    (void)waiter;
+#endif
+    return 0;
+}
+
+static inline int
+hl_awaited_by_discard(hl_base_future *f, PyObject *waiter)
+{
+#if HL_KNOWS_WAITERS
+    if (HL_UNLIKELY(f->awaited_by != waiter)) {
+        return hl_awaited_by_discard_slow(f, waiter);
+    }
+    Py_CLEAR(f->awaited_by);
+#else
+    (void)f;
+    (void)waiter;
+#endif
+    return 0;
+}
+
+static inline int
+hl_awaited_by_visit(hl_base_future *f, visitproc visit, void *arg)
+{
+#if HL_KNOWS_WAITERS
+    Py_VISIT(f->awaited_by);
+#else
+    (void)f;
+    (void)visit;
+    (void)arg;
+#endif
+    return 0;
+}
+
+static inline void
+hl_awaited_by_clear(hl_base_future *f)
+{
+#if HL_KNOWS_WAITERS
+    Py_CLEAR(f->awaited_by);
+    f->awaited_by_is_set = 0;
+#else
+    (void)f;
+#endif
+}
+
+/* Tells whoever inspects the process from outside that this future is a task. */
+static inline void
+hl_mark_task(hl_base_future *f)
+{
+#if HL_KNOWS_WAITERS
+    f->is_task = 1;
+#else
+    (void)f;
+#endif
+}
+
+/* ---- what asyncio keeps in the thread state ---- */
+
+/* Byte offsets in the thread state, read from what _asyncio publishes for debuggers;
+ * known is set once they have been tried (compat.c). */
+typedef struct {
+    bool known;
+    size_t running_loop, running_task, tasks_head;
+} hl_tstate_offsets;
+
+static inline PyObject **
+hl_tstate_running_loop(PyThreadState *ts, const hl_tstate_offsets *at)
+{
+    return (PyObject **)((char *)ts + at->running_loop);
+}
+
+static inline PyObject **
+hl_tstate_running_task(PyThreadState *ts, const hl_tstate_offsets *at)
+{
+    return (PyObject **)((char *)ts + at->running_task);
+}
+
+static inline hl_node *
+hl_tstate_tasks(PyThreadState *ts, const hl_tstate_offsets *at)
+{
+    return (hl_node *)((char *)ts + at->tasks_head);
+}
+
+/* ---- handles ---- */
 
 /* asyncio.Handle and asyncio.TimerHandle are Python classes with __slots__; the slots
  * lie in the order of their names, the timer's two behind the handle's. */

@@ -152,7 +152,8 @@ typedef struct hl_state {
     bool tasks_listed;       /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;   /* last number given to an unnamed task */
     hl_node tasks;           /* our unfinished tasks; owns nothing */
-    hl_sigpair sig;          /* the process's signal wakeup: loop/signals.c */
+    hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
+    hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_futures, free_tasks, free_iters;
 } hl_state;
 

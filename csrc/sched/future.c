@@ -61,6 +61,11 @@ int
 hl_future_init(hl_state *st, PyObject *op, PyObject *loop)
 {
     hl_base_future *f = AS_FUTURE(op);
+    if (HL_INIT_ONCE && f->loop != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "%s object is already initialized",
+                     Py_TYPE(op)->tp_name);
+        return -1;
+    }
     hl_future_clear_base(op);
     f->state = HL_PENDING;
     f->log_tb = 0;
@@ -129,7 +134,8 @@ hl_future_traverse_base(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(f->source_tb);
     Py_VISIT(f->cancel_msg);
     Py_VISIT(f->cancelled_exc);
-    return hl_future_visit_dict(op, visit, arg);
+    int rc = hl_awaited_by_visit(f, visit, arg);
+    return rc != 0 ? rc : hl_future_visit_dict(op, visit, arg);
 }
 
 /* Everything but the instance's dictionary. */
@@ -147,6 +153,7 @@ hl_future_clear_base(PyObject *op)
     Py_CLEAR(f->source_tb);
     Py_CLEAR(f->cancel_msg);
     Py_CLEAR(f->cancelled_exc);
+    hl_awaited_by_clear(f);
 }
 
 static int
@@ -930,6 +937,29 @@ set_cancel_message(PyObject *op, PyObject *value, void *closure)
     return 0;
 }
 
+#if HL_KNOWS_WAITERS
+static PyObject *
+get_awaited_by(PyObject *op, void *closure)
+{
+    (void)closure;
+    hl_base_future *f = AS_FUTURE(op);
+    if (hl_future_alive(op) < 0) {
+        return NULL;
+    }
+    if (f->awaited_by == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (f->awaited_by_is_set) {
+        return PyFrozenSet_New(f->awaited_by);
+    }
+    PyObject *set = PyFrozenSet_New(NULL);
+    if (set != NULL && PySet_Add(set, f->awaited_by) < 0) {
+        Py_CLEAR(set);
+    }
+    return set;
+}
+#endif
+
 static PyObject *
 get_state(PyObject *op, void *closure)
 {
@@ -978,6 +1008,9 @@ PyGetSetDef hl_future_getset[] = {
     {"_log_traceback", get_log_traceback, set_log_traceback, NULL, NULL},
     {"_source_traceback", get_source_traceback, NULL, NULL, NULL},
     {"_cancel_message", get_cancel_message, set_cancel_message, NULL, NULL},
+#if HL_KNOWS_WAITERS
+    {"_asyncio_awaited_by", get_awaited_by, NULL, NULL, NULL},
+#endif
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -12,7 +12,7 @@ typedef struct {
     HL_BASE_TASK_FIELDS
     hl_state *st;  /* valid while mod is held */
     PyObject *mod; /* owned; dropped last */
-    hl_node node;  /* on st->tasks while unfinished (3.12, 3.13) */
+    HL_OWN_TASK_REGISTERED
 } TaskObject;
 
 #define AS_TASK(op) ((TaskObject *)(op))
@@ -81,6 +81,7 @@ PyObject *hl_task_stepper(hl_state *st, PyObject *task, PyObject *exc);
 /* ---- registry.c ---- */
 int hl_task_enlist(hl_state *st, TaskObject *t);
 int hl_task_delist(hl_state *st, TaskObject *t); /* the task is done */
+void hl_task_unlink(TaskObject *t); /* off whatever list it is on; idempotent */
 int hl_registry_install(PyObject *mod, hl_state *st);
 
 int hl_wakeup_exec(PyObject *mod, hl_state *st);

@@ -1,29 +1,56 @@
 /* Which tasks there are: the list behind asyncio.all_tasks(), or asyncio's own. */
 #include "sched/future.h"
 
+/* The list that an unfinished task hangs on: ours on 3.12 and 3.13, later the one of
+ * the thread state.  NULL: asyncio has to be asked. */
+static inline hl_node *
+list_head(hl_state *st)
+{
+    if (!HL_TASKS_IN_TSTATE) {
+        return st->tasks_listed ? &st->tasks : NULL;
+    }
+    return st->tstate.known ? hl_tstate_tasks(PyThreadState_Get(), &st->tstate) : NULL;
+}
+
+static HL_COLD int
+call_registry(PyObject *func, TaskObject *t)
+{
+    PyObject *r = PyObject_CallOneArg(func, (PyObject *)t);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
 int
 hl_task_enlist(hl_state *st, TaskObject *t)
 {
-    if (HL_LIKELY(st->tasks_listed)) {
-        hl_list_push(&st->tasks, &t->node);
-        return 0;
+    hl_node *head = list_head(st);
+    if (HL_UNLIKELY(head == NULL)) {
+        return call_registry(st->i_register_task, t);
     }
-    PyObject *r = PyObject_CallOneArg(st->i_register_task, (PyObject *)t);
-    Py_XDECREF(r);
-    return r == NULL ? -1 : 0;
+    if (HL_LIKELY(t->node.next == NULL)) {
+        hl_list_push(head, &t->node);
+    }
+    return 0;
+}
+
+void
+hl_task_unlink(TaskObject *t)
+{
+    if (t->node.next != NULL) {
+        hl_list_remove(&t->node);
+        t->node.next = t->node.prev = NULL;
+    }
 }
 
 /* The task is done. */
 int
 hl_task_delist(hl_state *st, TaskObject *t)
 {
-    if (HL_LIKELY(st->tasks_listed)) {
-        hl_list_remove(&t->node);
-        return 0;
+    if (HL_UNLIKELY(!HL_TASKS_IN_TSTATE && !st->tasks_listed)) {
+        return call_registry(st->i_unregister_task, t);
     }
-    PyObject *r = PyObject_CallOneArg(st->i_unregister_task, (PyObject *)t);
-    Py_XDECREF(r);
-    return r == NULL ? -1 : 0;
+    hl_task_unlink(t); /* on 3.14, wherever asyncio has put it */
+    return 0;
 }
 
 /* ---- what asyncio.all_tasks() walks ---- */
@@ -50,10 +77,10 @@ static PyObject *
 unlink_task(PyObject *mod, PyObject *op)
 {
     hl_state *st = hl_state_of(mod);
-    if (!hl_task_check(st, op) || hl_list_empty(&AS_TASK(op)->node)) {
+    if (!hl_task_check(st, op) || AS_TASK(op)->node.next == NULL) {
         Py_RETURN_FALSE;
     }
-    hl_list_remove(&AS_TASK(op)->node);
+    hl_task_unlink(AS_TASK(op));
     Py_RETURN_TRUE;
 }
 

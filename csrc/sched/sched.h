@@ -33,7 +33,10 @@ typedef struct hl_sched {
     bool in_callback;  /* a callback or step of this loop is running on its thread */
     PyObject *current; /* borrowed: the task that asyncio's record shows for this loop
                           because we put it there and have not cleared it yet */
-    hl_entry *flush;   /* run when the running callback or step is over; owned refs */
+    PyObject **task_slot; /* while the loop runs, where its thread state keeps the
+                             current task (3.14); else NULL */
+    PyObject **loop_slot; /* and its running loop */
+    hl_entry *flush; /* run when the running callback or step is over; owned refs */
     size_t n_flush, cap_flush;
 } hl_sched;
 
@@ -95,12 +98,23 @@ int hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg,
                  PyObject *ctx);
 
 /* ---- current.c: asyncio's record of the current task ---- */
+/* Around a run, in its thread.  The slots are those of the run that this one is in. */
+typedef struct {
+    PyObject **task_slot, **loop_slot;
+} hl_current_slots;
+hl_current_slots hl_current_bind(hl_sched *s);
+void hl_current_unbind(hl_sched *s, hl_current_slots outer);
 /* Makes task current for loop: 0, or -1 (RuntimeError when another one is). */
 int hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task);
-/* The task just stepped is done: whatever its release runs sees no current task. */
-void hl_current_done(hl_sched *s, PyObject *loop);
+/* Its step is over.  Up to 3.13 the record stays for the next step, unless the task is
+ * done: whatever its release runs sees no current task.  0, or -1 with an exception
+ * when the record has been tampered with. */
+int hl_current_leave(hl_sched *s, PyObject *loop, PyObject *task, bool done);
 /* Clears what we left behind; cheap when there is nothing.  Keeps a set exception. */
 void hl_current_clear(hl_sched *s, PyObject *loop);
+/* Puts task (None: none) in place of the current one, which is returned (new reference,
+ * None for none); NULL with an exception. */
+PyObject *hl_current_swap(hl_state *st, PyObject *loop, PyObject *task);
 
 /* ---- handle.c ---- */
 /* A new Handle; ctx NULL: a copy of the current context. */

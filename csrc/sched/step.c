@@ -103,6 +103,10 @@ wait_native(hl_state *st, TaskObject *t, PyObject *fut)
         rc = fail_soon(st, t, NOT_FROM, t, fut);
         goto done;
     }
+    if (HL_UNLIKELY(hl_awaited_by_add(f, (PyObject *)t) < 0)) {
+        rc = -1;
+        goto done;
+    }
     f->blocking = 0;
     if (HL_LIKELY(hl_is_loop(t->loop))) {
         rc = hl_future_add_callback(st, fut, (PyObject *)t, t->context);
@@ -168,6 +172,15 @@ add_wakeup(hl_state *st, TaskObject *t, PyObject *fut)
     return r == NULL ? -1 : 0;
 }
 
+/* asyncio keeps track of the waiters of its native futures and what derives from them.
+ */
+static inline bool
+is_base_future(hl_state *st, PyObject *op)
+{
+    return hl_future_exact(st, op) ||
+           PyObject_TypeCheck(op, (PyTypeObject *)st->i_BaseFuture);
+}
+
 /* Anything that speaks the future protocol; steals fut. */
 static int
 wait_foreign(hl_state *st, TaskObject *t, PyObject *fut, int blocking)
@@ -181,6 +194,10 @@ wait_foreign(hl_state *st, TaskObject *t, PyObject *fut, int blocking)
     Py_DECREF(loop);
     if (other || !blocking) {
         rc = fail_soon(st, t, other ? DIFFERENT_LOOP : NOT_FROM, t, fut);
+        goto done;
+    }
+    if (is_base_future(st, fut) &&
+        hl_awaited_by_add(AS_FUTURE(fut), (PyObject *)t) < 0) {
         goto done;
     }
     if (PyObject_SetAttr(fut, st->s__asyncio_future_blocking, Py_False) < 0 ||
@@ -403,8 +420,12 @@ foreign_exception(PyObject *fut)
 
 /* What to throw for the finished future: NULL for nothing; new reference. */
 static PyObject *
-wake_exception(hl_state *st, PyObject *fut)
+wake_exception(hl_state *st, TaskObject *t, PyObject *fut)
 {
+    if (HL_KNOWS_WAITERS && is_base_future(st, fut) &&
+        hl_awaited_by_discard(AS_FUTURE(fut), (PyObject *)t) < 0) {
+        return PyErr_GetRaisedException();
+    }
     if (HL_LIKELY(hl_future_exact(st, fut))) {
         if (HL_LIKELY(AS_FUTURE(fut)->state == HL_FINISHED &&
                       AS_FUTURE(fut)->exception == NULL)) {
@@ -427,7 +448,7 @@ wake_exception(hl_state *st, PyObject *fut)
 int
 hl_task_wake_in(hl_state *st, TaskObject *t, PyObject *fut)
 {
-    PyObject *exc = wake_exception(st, fut);
+    PyObject *exc = wake_exception(st, t, fut);
     int rc = hl_task_step_in(st, t, exc);
     Py_XDECREF(exc);
     return rc;
@@ -447,22 +468,24 @@ report_step(hl_sched *s, TaskObject *t)
 static int
 run(hl_sched *s, TaskObject *t, PyObject *exc)
 {
+    PyObject *loop = t->loop; /* runs, so it lives */
     PyObject *ctx = t->context;
-    if (HL_UNLIKELY(hl_current_enter(s, t->loop, (PyObject *)t) < 0)) {
-        return report_step(s, t);
-    }
     if (HL_UNLIKELY(PyContext_Enter(ctx) < 0)) {
         return report_step(s, t);
     }
     Py_INCREF(ctx);
-    int rc = hl_task_step(s->st, t, exc);
+    int rc = hl_current_enter(s, loop, (PyObject *)t);
+    if (HL_LIKELY(rc == 0)) {
+        rc = hl_task_step(s->st, t, exc);
+        bool done = t->state != HL_PENDING;
+        if (HL_UNLIKELY(hl_current_leave(s, loop, (PyObject *)t, done) < 0)) {
+            rc = -1;
+        }
+    }
     if (HL_UNLIKELY(PyContext_Exit(ctx) < 0)) {
         rc = -1;
     }
     Py_DECREF(ctx);
-    if (t->state != HL_PENDING) {
-        hl_current_done(s, t->loop);
-    }
     return HL_LIKELY(rc == 0) ? 0 : report_step(s, t);
 }
 
@@ -477,7 +500,7 @@ hl_task_run_step(hl_sched *s, PyObject *task, PyObject *exc)
 int
 hl_task_run_wake(hl_sched *s, PyObject *task, PyObject *fut)
 {
-    PyObject *exc = wake_exception(s->st, fut);
+    PyObject *exc = wake_exception(s->st, AS_TASK(task), fut);
     int rc = run(s, AS_TASK(task), exc);
     Py_XDECREF(exc);
     Py_DECREF(fut);

@@ -25,14 +25,6 @@ is_coroutine(hl_state *st, PyObject *coro)
 }
 
 static int
-swap_current(hl_state *st, PyObject *loop, PyObject *task, PyObject **old)
-{
-    PyObject *args[] = {loop, task};
-    *old = PyObject_Vectorcall(st->i_swap_current_task, args, 2, NULL);
-    return *old == NULL ? -1 : 0;
-}
-
-static int
 call_one(PyObject *func, PyObject *arg)
 {
     PyObject *r = PyObject_CallOneArg(func, arg);
@@ -40,15 +32,36 @@ call_one(PyObject *func, PyObject *arg)
     return r == NULL ? -1 : 0;
 }
 
+/* Up to 3.13 asyncio keeps the tasks in their first, eager step apart. */
+static int
+register_eager(hl_state *st, TaskObject *t)
+{
+    return HL_TASKS_IN_TSTATE ? hl_task_enlist(st, t)
+                              : call_one(st->i_register_eager_task, (PyObject *)t);
+}
+
+static int
+unregister_eager(hl_state *st, TaskObject *t)
+{
+    if (HL_TASKS_IN_TSTATE) {
+        return 0; /* the end of the task does that */
+    }
+    int rc = call_one(st->i_unregister_eager_task, (PyObject *)t);
+    if (t->state == HL_PENDING && hl_task_enlist(st, t) < 0) {
+        rc = -1;
+    }
+    return rc;
+}
+
 /* The first step, at once, inside whatever runs now. */
 static int
 eager_start(hl_state *st, TaskObject *t)
 {
-    PyObject *prev, *self;
-    if (swap_current(st, t->loop, (PyObject *)t, &prev) < 0) {
+    PyObject *prev = hl_current_swap(st, t->loop, (PyObject *)t);
+    if (prev == NULL) {
         return -1;
     }
-    int rc = call_one(st->i_register_eager_task, (PyObject *)t);
+    int rc = register_eager(st, t);
     if (rc == 0 && (rc = PyContext_Enter(t->context)) == 0) {
         rc = hl_task_step(st, t, NULL);
         if (PyContext_Exit(t->context) < 0) {
@@ -56,22 +69,20 @@ eager_start(hl_state *st, TaskObject *t)
         }
     }
     PyObject *saved = PyErr_GetRaisedException();
-    if (swap_current(st, t->loop, prev, &self) < 0 ||
-        call_one(st->i_unregister_eager_task, (PyObject *)t) < 0) {
+    PyObject *self = hl_current_swap(st, t->loop, prev);
+    if (self == NULL) {
         rc = -1;
     }
     Py_XDECREF(self);
     Py_DECREF(prev);
+    if (unregister_eager(st, t) < 0) {
+        rc = -1;
+    }
     if (saved != NULL) {
         PyErr_Clear();
         PyErr_SetRaisedException(saved);
     }
-    if (t->state == HL_PENDING) {
-        if (hl_task_enlist(st, t) < 0) {
-            rc = -1;
-        }
-    }
-    else {
+    if (t->state != HL_PENDING) {
         Py_CLEAR(t->coro); /* it will not run again; frees its frame early */
     }
     return rc;
@@ -125,6 +136,7 @@ init_rest(hl_state *st, TaskObject *t, PyObject *coro, PyObject *name,
     if (ctx == NULL) {
         return -1;
     }
+    hl_mark_task(AS_FUTURE(t));
     Py_XSETREF(t->context, ctx);
     Py_CLEAR(t->fut_waiter);
     t->must_cancel = 0;
@@ -156,7 +168,6 @@ alloc(hl_state *st, PyTypeObject *type)
     }
     AS_TASK(op)->st = st;
     AS_TASK(op)->mod = Py_NewRef(st->mod);
-    hl_list_init(&AS_TASK(op)->node);
     return op;
 }
 
@@ -198,7 +209,9 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
                                      &name, &context, &eager)) {
         return -1;
     }
-    hl_list_remove(&t->node); /* __init__ may be called again */
+    if (!HL_TASKS_IN_TSTATE) {
+        hl_task_unlink(t); /* __init__ may be called again */
+    }
     if (hl_future_init(t->st, op, loop) < 0) {
         return -1;
     }
@@ -242,9 +255,11 @@ static void
 Task_finalize(PyObject *op)
 {
     TaskObject *t = AS_TASK(op);
-    /* Off the list even if the report brings it back to life: asyncio's set holds weak
-     * references, which are dead by now. */
-    hl_list_remove(&t->node);
+    /* Off our list even if the report brings it back to life: asyncio's set holds weak
+     * references, which are dead by now.  Its list of 3.14 shows it still. */
+    if (!HL_TASKS_IN_TSTATE) {
+        hl_task_unlink(t);
+    }
     if (forgotten(t) && t->st->s_message != NULL) {
         PyObject *saved = PyErr_GetRaisedException();
         PyObject *message =
@@ -270,7 +285,7 @@ Task_dealloc(PyObject *op)
     }
     PyObject *mod = t->mod;
     PyObject_GC_UnTrack(op);
-    hl_list_remove(&t->node);
+    hl_task_unlink(t);
     PyObject_ClearWeakRefs(op);
     (void)Task_clear(op);
     t->mod = NULL;

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import _asyncio
 import asyncio.base_events
-import asyncio.tasks
 import contextvars
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +49,9 @@ def probe() -> tuple[Any, ...]:
     coroutine = _coroutine()
     name = "hotloop-layout-probe"
     task = _asyncio.Task(coroutine, loop=loop, name=name, context=context)
-    asyncio.tasks._unregister_task(task)  # all_tasks() shall never show it
+    # The C side unregisters the task once it has seen it registered.
+    if sys.version_info >= (3, 14):
+        asyncio.future_add_to_awaited_by(waiting, task)
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     task.cancel()
     task.cancel()
