@@ -140,7 +140,7 @@ hl_heap_pop(hl_heap *h)
 void
 hl_heap_remove(hl_heap *h, hl_timer *node)
 {
-    assert(node->index < h->len && h->v[node->index].node == node);
+    assert(hl_heap_holds(h, node));
     close_hole(h, node->index);
     node->index = HL_HEAP_OUT;
 }

@@ -35,6 +35,13 @@ hl_timer *hl_heap_pop(hl_heap *h);
 /* Takes a node out that is in. */
 void hl_heap_remove(hl_heap *h, hl_timer *node);
 
+/* Is the node in this very heap? */
+static inline bool
+hl_heap_holds(const hl_heap *h, const hl_timer *node)
+{
+    return node->index < h->len && h->v[node->index].node == node;
+}
+
 static inline hl_timer *
 hl_heap_top(const hl_heap *h)
 {

@@ -216,21 +216,32 @@ run_entry(LoopObject *self, hl_entry e)
     return rc;
 }
 
-/* What was written in the callback or step leaves now. */
+/* What was written in the callback or step leaves now: all of it, since the loop may
+ * sleep next.  The first exception that must propagate does. */
 static int
 flush(LoopObject *self, int rc)
 {
+    hl_sched *s = &self->sched;
     PyObject *saved = rc < 0 ? PyErr_GetRaisedException() : NULL;
-    hl_current_clear(&self->sched, (PyObject *)self);
-    if (hl_sched_flush_now(&self->sched) < 0 && saved == NULL) {
-        rc = hl_report(self->sched.st, (PyObject *)self, "Exception in a transport",
-                       NULL, NULL, NULL, NULL);
+    hl_current_clear(s, (PyObject *)self);
+    while (s->n_flush > 0) {
+        if (hl_sched_flush_now(s) < 0 &&
+            hl_report(s->st, (PyObject *)self, "Exception in a transport", NULL, NULL,
+                      NULL, NULL) < 0) {
+            PyObject *exc = PyErr_GetRaisedException();
+            if (saved == NULL) {
+                saved = exc;
+            }
+            else {
+                Py_DECREF(exc);
+            }
+        }
     }
-    if (saved != NULL) {
-        PyErr_Clear();
-        PyErr_SetRaisedException(saved);
+    if (saved == NULL) {
+        return 0;
     }
-    return rc;
+    PyErr_SetRaisedException(saved);
+    return -1;
 }
 
 static int

@@ -170,7 +170,9 @@ hl_state_of(PyObject *mod)
 static inline hl_state *
 hl_state_by_type(PyTypeObject *type)
 {
-    PyObject *mod = PyType_GetModuleByDef(type, &hl_module_def);
+    /* The collector may have cleared the type itself at the interpreter's end. */
+    PyObject *mod =
+        type->tp_mro == NULL ? NULL : PyType_GetModuleByDef(type, &hl_module_def);
     if (HL_UNLIKELY(mod == NULL)) {
         PyErr_Clear();
         return NULL;

@@ -253,6 +253,14 @@ Future_dealloc(PyObject *op)
 
 /* ---- outcome ---- */
 
+/* Is the callback a task that waits, rather than something to be called?  Only exact
+ * tasks wait like that, since a subclass may be callable. */
+static inline bool
+is_waiter(hl_state *st, PyObject *callback)
+{
+    return Py_IS_TYPE(callback, st->t_Task);
+}
+
 /* Schedules one callback; steals both references. */
 static int
 schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
@@ -260,7 +268,7 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
     PyObject *loop = AS_FUTURE(op)->loop;
     hl_sched *s = hl_sched_plain(loop);
     int rc;
-    if (hl_task_check(st, callback)) {
+    if (is_waiter(st, callback)) {
         if (HL_LIKELY(s != NULL)) {
             Py_DECREF(ctx); /* the task has its own; it is the same object */
             return hl_sched_push_steal(s, HL_KIND_WAKE, callback, Py_NewRef(op));
@@ -274,6 +282,9 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
     if (HL_LIKELY(s != NULL)) {
         PyObject *handle = hl_handle_new(s, loop, callback, &op, 1, ctx);
         rc = handle == NULL ? -1 : hl_sched_push_steal(s, HL_KIND_HANDLE, handle, NULL);
+    }
+    else if (HL_UNLIKELY(hl_future_alive(op) < 0)) {
+        rc = -1; /* an earlier callback's call_soon() took its loop away */
     }
     else {
         Py_INCREF(loop);
@@ -535,7 +546,7 @@ hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject 
         f->context0 = Py_NewRef(ctx);
         return 0;
     }
-    if (hl_task_check(st, callback)) {
+    if (is_waiter(st, callback)) {
         /* Only callback0 may hold a bare task; the list is read by asyncio too. */
         callback = hl_task_wakeup(st, callback);
         if (callback == NULL) {
@@ -563,8 +574,7 @@ static PyObject *
 callback0_shown(hl_state *st, PyObject *op)
 {
     PyObject *callback = AS_FUTURE(op)->callback0;
-    return hl_task_check(st, callback) ? hl_task_wakeup(st, callback)
-                                       : Py_NewRef(callback);
+    return is_waiter(st, callback) ? hl_task_wakeup(st, callback) : Py_NewRef(callback);
 }
 
 static PyObject *
@@ -597,7 +607,7 @@ Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     /* A bare task is no callable; it must not pass for the fused waiter. */
     int rc = -1;
-    if (hl_task_check(st, args[0]) && !PyCallable_Check(args[0])) {
+    if (is_waiter(st, args[0])) {
         PyErr_Format(PyExc_TypeError, "%R is not callable", args[0]);
     }
     else {

@@ -36,14 +36,15 @@ hl_future_exact(hl_state *st, PyObject *op)
 int hl_future_alive(PyObject *op);
 /* Clears what __init__ sets and takes the loop (NULL or None: the current one). */
 int hl_future_init(hl_state *st, PyObject *op, PyObject *loop);
-/* On a pending one: sets the outcome and schedules the callbacks. */
+/* On a pending one (the caller has looked): sets the outcome, schedules the callbacks.
+ */
 int hl_future_finish(hl_state *st, PyObject *op, PyObject *result);
 int hl_future_fail(hl_state *st, PyObject *op, PyObject *exc);
 /* 1 cancelled, 0 was done already, -1 with an exception.  msg may be NULL. */
 int hl_future_cancel(hl_state *st, PyObject *op, PyObject *msg);
 int hl_future_schedule(hl_state *st, PyObject *op);
-/* Adds a callback, or schedules it when the future is done.  callback may be one of our
- * tasks itself when the loop is ours: the fused waiter. */
+/* Adds a callback, or schedules it when the future is done.  callback may be an exact
+ * Task itself when the loop is ours: the fused waiter. */
 int hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback,
                            PyObject *ctx);
 /* 0: *out is the result; 1: *out is the exception to raise; -1: an exception is set

@@ -168,8 +168,10 @@ report(hl_state *st, HandleObject *h, PyObject *func)
     PyObject *args = args_tuple(h);
     PyObject *r = NULL;
     if (args != NULL) {
-        PyObject *stack[] = {(PyObject *)h, h->loop, func, args, exc};
+        PyObject *loop = Py_NewRef(h->loop == NULL ? Py_None : h->loop);
+        PyObject *stack[] = {(PyObject *)h, loop, func, args, exc};
         r = PyObject_Vectorcall(st->i_handle_failed, stack, 5, NULL);
+        Py_DECREF(loop);
         Py_DECREF(args);
     }
     Py_DECREF(exc);
@@ -185,6 +187,8 @@ report(hl_state *st, HandleObject *h, PyObject *func)
     return 0;
 }
 
+/* Never twice at a time for one handle, since its context cannot be entered twice: the
+ * inline arguments and their scratch slot are the callback's alone. */
 static PyObject *
 invoke(hl_state *st, HandleObject *h, PyObject *func)
 {
@@ -203,9 +207,12 @@ invoke(hl_state *st, HandleObject *h, PyObject *func)
         return PyObject_Vectorcall(
             func, h->slot + 1, (size_t)h->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
-    PyObject *args = Py_NewRef(h->args);
-    PyObject *r = PyObject_CallObject(func, args);
-    Py_DECREF(args);
+    PyObject *args = args_tuple(h);
+    if (args != NULL && HL_UNLIKELY(!PyTuple_CheckExact(args))) {
+        Py_SETREF(args, PySequence_Tuple(args)); /* set through asyncio.Handle's slot */
+    }
+    PyObject *r = args == NULL ? NULL : PyObject_Call(func, args, NULL);
+    Py_XDECREF(args);
     return r;
 }
 
@@ -266,7 +273,7 @@ int
 hl_handle_run(hl_state *st, PyObject *op)
 {
     HandleObject *h = AS_HANDLE(op);
-    if (h->cancelled || h->callback == NULL) {
+    if (h->cancelled || h->callback == NULL || h->context == NULL) {
         return 0;
     }
     Py_INCREF(op);
@@ -332,7 +339,7 @@ hl_handle_cancel(PyObject *op)
     if (PyObject_TypeCheck(op, h->st->t_TimerHandle)) {
         TimerObject *t = AS_TIMER(op);
         hl_sched *s = hl_sched_of(h->loop);
-        if (s != NULL && t->node.index != HL_HEAP_OUT) {
+        if (s != NULL && hl_heap_holds(&s->timers, &t->node)) {
             hl_heap_remove(&s->timers, &t->node);
             Py_DECREF(op); /* the heap's reference; ours keeps it alive */
         }
@@ -448,12 +455,13 @@ static int
 init_common(HandleObject *h, PyObject *callback, PyObject *args, PyObject *loop,
             PyObject *context)
 {
-    if (h->loop != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a handle cannot be initialised twice");
+    PyObject *tuple = PySequence_Tuple(args); /* runs any code */
+    if (tuple == NULL) {
         return -1;
     }
-    PyObject *tuple = PySequence_Tuple(args);
-    if (tuple == NULL) {
+    if (h->loop != NULL) {
+        Py_DECREF(tuple);
+        PyErr_SetString(PyExc_RuntimeError, "a handle cannot be initialised twice");
         return -1;
     }
     int rc = fill(h, loop, callback, &PyTuple_GET_ITEM(tuple, 0),

@@ -73,6 +73,13 @@ hl_sched_plain(PyObject *op)
     return s != NULL && HL_LIKELY(s->plain) ? s : NULL;
 }
 
+/* The loop that embeds a scheduler (borrowed). */
+static inline PyObject *
+hl_sched_loop(hl_sched *s)
+{
+    return (PyObject *)hl_container_of(s, hl_loop_head, sched);
+}
+
 int hl_sched_init(hl_sched *s, hl_state *st); /* 0 or -1 */
 /* Drops every entry and timer; runs Python code through finalisers. */
 void hl_sched_clear(hl_sched *s);

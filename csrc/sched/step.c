@@ -20,6 +20,10 @@ hl_task_step_soon(hl_state *st, TaskObject *t, PyObject *exc)
     if (wrapper == NULL) {
         return -1;
     }
+    if (HL_UNLIKELY(hl_future_alive((PyObject *)t) < 0)) {
+        Py_DECREF(wrapper);
+        return -1;
+    }
     /* A call_soon() of the user's may do anything to the task meanwhile. */
     PyObject *ctx = Py_NewRef(t->context), *loop = Py_NewRef(t->loop);
     int rc = hl_call_soon(st, loop, wrapper, NULL, ctx);
@@ -69,11 +73,12 @@ hl_task_cancel_waiter(hl_state *st, PyObject *waiter, PyObject *msg)
 static int
 now_waiting(hl_state *st, TaskObject *t, PyObject *fut)
 {
-    Py_XSETREF(t->fut_waiter, fut);
     if (HL_LIKELY(!t->must_cancel)) {
+        Py_XSETREF(t->fut_waiter, fut);
         return 0;
     }
     PyObject *waiter = Py_NewRef(fut);
+    Py_XSETREF(t->fut_waiter, fut);
     PyObject *msg = Py_NewRef(t->cancel_msg == NULL ? Py_None : t->cancel_msg);
     int rc = hl_task_cancel_waiter(st, waiter, msg);
     Py_DECREF(msg);
@@ -108,7 +113,7 @@ wait_native(hl_state *st, TaskObject *t, PyObject *fut)
         goto done;
     }
     f->blocking = 0;
-    if (HL_LIKELY(hl_is_loop(t->loop))) {
+    if (HL_LIKELY(Py_IS_TYPE(t, st->t_Task) && hl_is_loop(t->loop))) {
         rc = hl_future_add_callback(st, fut, (PyObject *)t, t->context);
     }
     else {
@@ -280,7 +285,8 @@ returned(hl_state *st, TaskObject *t, PyObject *value)
         Py_XDECREF(msg);
     }
     else {
-        rc = hl_future_finish(st, (PyObject *)t, value);
+        /* The coroutine may have ended its own task by an unbound method. */
+        rc = hl_future_set_result(st, (PyObject *)t, value);
     }
     Py_DECREF(value);
     return rc;
@@ -300,7 +306,7 @@ raised(hl_state *st, TaskObject *t)
         Py_XSETREF(t->cancelled_exc, exc);
         return hl_future_cancel(st, (PyObject *)t, NULL) < 0 ? -1 : 0;
     }
-    rc = hl_future_fail(st, (PyObject *)t, exc);
+    rc = hl_future_set_exception(st, (PyObject *)t, exc);
     if (rc == 0 && (PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt) ||
                     PyErr_GivenExceptionMatches(exc, PyExc_SystemExit))) {
         PyErr_SetRaisedException(exc);
@@ -381,6 +387,9 @@ hl_task_step(hl_state *st, TaskObject *t, PyObject *exc)
 int
 hl_task_step_in(hl_state *st, TaskObject *t, PyObject *exc)
 {
+    if (HL_UNLIKELY(hl_future_alive((PyObject *)t) < 0)) {
+        return -1;
+    }
     PyObject *args[] = {Py_NewRef(t->loop), (PyObject *)t};
     hl_sched *s = hl_sched_of(t->loop);
     if (s != NULL) {
@@ -408,9 +417,9 @@ hl_task_step_in(hl_state *st, TaskObject *t, PyObject *exc)
 /* How a future that is not exactly ours ended: NULL for a result (or an error that is
  * thrown into the task, in *exc).  Calls fut.result(). */
 static PyObject *
-foreign_exception(PyObject *fut)
+foreign_exception(hl_state *st, PyObject *fut)
 {
-    PyObject *r = PyObject_CallMethodNoArgs(fut, PyUnicode_InternFromString("result"));
+    PyObject *r = PyObject_CallMethodNoArgs(fut, st->s_result);
     if (r != NULL) {
         Py_DECREF(r);
         return NULL;
@@ -442,7 +451,7 @@ wake_exception(hl_state *st, TaskObject *t, PyObject *fut)
         }
         return out;
     }
-    return foreign_exception(fut);
+    return foreign_exception(st, fut);
 }
 
 int
@@ -459,17 +468,40 @@ hl_task_wake_in(hl_state *st, TaskObject *t, PyObject *fut)
 static HL_COLD int
 report_step(hl_sched *s, TaskObject *t)
 {
-    hl_current_clear(s, t->loop);
-    return hl_report(s->st, t->loop, "Exception in callback of a task's step",
+    PyObject *loop = hl_sched_loop(s);
+    hl_current_clear(s, loop);
+    return hl_report(s->st, loop, "Exception in callback of a task's step",
                      s->st->s_task, (PyObject *)t, NULL, NULL);
+}
+
+/* Since the entry was queued __init__ has been called again, or it never was: the task
+ * is on another loop, or on none. */
+static HL_COLD int
+run_displaced(hl_sched *s, TaskObject *t, PyObject *exc)
+{
+    PyObject *ctx = Py_XNewRef(t->context);
+    int rc = -1;
+    if (ctx == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Task object is not initialized.");
+    }
+    else if (PyContext_Enter(ctx) == 0) {
+        rc = hl_task_step_in(s->st, t, exc);
+        if (PyContext_Exit(ctx) < 0) {
+            rc = -1;
+        }
+    }
+    Py_XDECREF(ctx);
+    return rc == 0 ? 0 : report_step(s, t);
 }
 
 /* The fused step; exc is borrowed.  The caller holds the task. */
 static int
 run(hl_sched *s, TaskObject *t, PyObject *exc)
 {
-    PyObject *loop = t->loop; /* runs, so it lives */
-    PyObject *ctx = t->context;
+    PyObject *ctx = t->context, *loop = hl_sched_loop(s);
+    if (HL_UNLIKELY(t->loop != loop || ctx == NULL)) {
+        return run_displaced(s, t, exc);
+    }
     if (HL_UNLIKELY(PyContext_Enter(ctx) < 0)) {
         return report_step(s, t);
     }
