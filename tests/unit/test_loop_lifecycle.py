@@ -150,7 +150,9 @@ def test_running_loop_is_forgotten_after_an_exception(anyloop):
     turn(anyloop)
 
 
-def test_run_inside_run(anyloop):
+def test_run_inside_run(loop):
+    """Not on stock asyncio, whose 3.13.0 forgets its own run in the clean-up of the refused one."""
+    anyloop = loop
     errors = []
 
     def callback():

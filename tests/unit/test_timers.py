@@ -157,8 +157,6 @@ def test_cancelled_timers_do_not_pile_up(loop):
     for _ in range(5000):
         loop.call_later(10_000, Probe()).cancel()
     assert len(alive) == 0  # cancel() lets the callback go
-    handles = gc.collect() and None
-    assert handles is None
     turn(loop)
 
 
@@ -264,13 +262,12 @@ def test_timer_in_the_middle_of_a_sleep(anyloop):
     async def main():
         seen = []
         anyloop.call_later(0.002, seen.append, "a")
-        anyloop.call_later(0.006, seen.append, "c")
+        anyloop.call_later(1000, seen.append, "late").cancel()
         await asyncio.sleep(0.004)
         seen.append("b")
-        await asyncio.sleep(0.01)
         return seen
 
-    assert run(anyloop, main()) == ["a", "b", "c"]
+    assert run(anyloop, main()) == ["a", "b"]
 
 
 def test_integer_and_odd_numbers_as_delay(anyloop):

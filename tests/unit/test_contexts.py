@@ -1,0 +1,276 @@
+"""Each callback and each step runs in the context that it was scheduled with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import weakref
+
+import pytest
+from helpers import run, stream_pair, turn
+
+var = contextvars.ContextVar("var", default="default")
+
+
+@pytest.fixture(autouse=True)
+def reset():
+    token = var.set("test")
+    yield
+    var.reset(token)
+
+
+def test_call_soon_captures_the_context(anyloop):
+    seen = []
+    anyloop.call_soon(lambda: seen.append(var.get()))
+    var.set("changed")
+    anyloop.call_soon(lambda: seen.append(var.get()))
+    turn(anyloop)
+    assert seen == ["test", "changed"]
+
+
+def test_what_a_callback_sets_stays_in_its_copy(anyloop):
+    seen = []
+    anyloop.call_soon(lambda: var.set("in callback"))
+    anyloop.call_soon(lambda: seen.append(var.get()))
+    turn(anyloop)
+    assert seen == ["test"]
+    assert var.get() == "test"
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later", "call_at"])
+def test_given_context(anyloop, method):
+    context = contextvars.copy_context()
+    time = {"call_later": (0,), "call_at": (0,)}.get(method, ())
+    handle = getattr(anyloop, method)(*time, var.set, "given", context=context)
+    assert handle.get_context() is context
+    turn(anyloop)
+    assert context[var] == "given"
+    assert var.get() == "test"
+
+
+def test_context_given_to_two_callbacks_is_shared(anyloop):
+    context = contextvars.copy_context()
+    seen = []
+    anyloop.call_soon(var.set, "one", context=context)
+    anyloop.call_soon(lambda: seen.append(var.get()), context=context)
+    turn(anyloop)
+    assert seen == ["one"]
+
+
+def test_task_copies_the_context(anyloop):
+    async def child():
+        before = var.get()
+        var.set("child")
+        await asyncio.sleep(0)
+        return before, var.get()
+
+    async def main():
+        var.set("main")
+        task = anyloop.create_task(child())
+        var.set("later")
+        assert await task == ("main", "child")
+        return var.get()
+
+    assert run(anyloop, main()) == "later"
+    assert var.get() == "test"
+
+
+def test_task_in_a_given_context(anyloop):
+    context = contextvars.copy_context()
+
+    async def child():
+        var.set("child")
+        await asyncio.sleep(0)
+        return var.get()
+
+    task = anyloop.create_task(child(), context=context)
+    assert task.get_context() is context
+    assert run(anyloop, task) == "child"
+    assert context[var] == "child"
+
+
+def test_steps_of_two_tasks_do_not_mix(anyloop):
+    async def child(value):
+        var.set(value)
+        seen = []
+        for _ in range(5):
+            await asyncio.sleep(0)
+            seen.append(var.get())
+        return set(seen)
+
+    async def main():
+        return await asyncio.gather(*[child(n) for n in range(10)])
+
+    assert run(anyloop, main()) == [{n} for n in range(10)]
+
+
+def test_future_callbacks(anyloop):
+    future = anyloop.create_future()
+    seen = []
+    context = contextvars.copy_context()
+    context.run(var.set, "given")
+    future.add_done_callback(lambda fut: seen.append(var.get()))
+    var.set("second")
+    future.add_done_callback(lambda fut: seen.append(var.get()))
+    future.add_done_callback(lambda fut: seen.append(var.get()), context=context)
+    var.set("third")
+    future.set_result(None)
+    future.add_done_callback(lambda fut: seen.append(var.get()))
+    turn(anyloop)
+    assert seen == ["test", "second", "given", "third"]
+
+
+def test_done_callback_of_a_task(anyloop):
+    seen = []
+
+    async def child():
+        var.set("child")
+
+    task = anyloop.create_task(child())
+    task.add_done_callback(lambda task: seen.append(var.get()))
+    run(anyloop, task)
+    assert seen == ["test"]
+
+
+def test_exception_thrown_into_a_task(anyloop):
+    async def child():
+        var.set("child")
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            return var.get()
+
+    async def main():
+        task = anyloop.create_task(child())
+        await asyncio.sleep(0)
+        var.set("canceller")
+        task.cancel()
+        return await task
+
+    assert run(anyloop, main()) == "child"
+
+
+def test_cancelled_future_wakes_the_task_in_its_own_context(anyloop):
+    async def child(future):
+        var.set("child")
+        try:
+            await future
+        except asyncio.CancelledError:
+            return var.get()
+
+    async def main():
+        future = anyloop.create_future()
+        task = anyloop.create_task(child(future))
+        await asyncio.sleep(0)
+        future.cancel()
+        return await task
+
+    assert run(anyloop, main()) == "child"
+
+
+def test_readers_and_writers(anyloop):
+    seen = []
+    with stream_pair() as (one, two):
+
+        def readable():
+            seen.append(("read", var.get()))
+            one.recv(1)
+            var.set("inside")
+
+        def writable():
+            seen.append(("write", var.get()))
+            anyloop.remove_writer(one)
+
+        anyloop.add_reader(one, readable)
+        var.set("other")
+        anyloop.add_writer(one, writable)
+        two.send(b"ab")
+        anyloop.run_until_complete(until(lambda: len(seen) >= 3))
+        anyloop.remove_reader(one)
+    assert [value for kind, value in seen if kind == "write"] == ["other"]
+    assert [value for kind, value in seen if kind == "read"][0] == "test"
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def test_context_that_is_entered_already(anyloop, reports):
+    """A report, no crash and no lost callback."""
+    context = contextvars.copy_context()
+    seen = []
+
+    def outer():
+        anyloop.call_soon(seen.append, "inner", context=context)
+        turn_inside()
+
+    def turn_inside():
+        # the loop's own turn is in the same thread: entering `context` again must fail
+        handle = anyloop.call_soon(print, context=context)
+        handle._run()
+        handle.cancel()
+
+    context.run(anyloop.call_soon, outer, context=context)
+    turn(anyloop, 2)
+    assert seen == ["inner"]
+    assert len(reports) == 1
+    assert "cannot enter context" in reports[0].getMessage() or reports[0].exc_info
+
+
+def test_the_loop_runs_inside_a_context(anyloop):
+    """run_forever() in a context whose copy tasks take."""
+    seen = []
+
+    async def main():
+        seen.append(var.get())
+        var.set("main")
+
+    context = contextvars.copy_context()
+    context.run(var.set, "outer")
+    context.run(anyloop.run_until_complete, main())
+    assert seen == ["outer"]
+    assert context[var] == "outer"
+
+
+def test_task_does_not_keep_its_context_after_its_end(anyloop):
+    class Probe: ...
+
+    async def child():
+        value = Probe()
+        refs.append(weakref.ref(value))
+        local.set(value)
+
+    local = contextvars.ContextVar("local")
+    refs = []
+    task = anyloop.create_task(child())
+    run(anyloop, task)
+    del task
+    turn(anyloop)
+    gc.collect()
+    assert refs[0]() is None
+
+
+@pytest.mark.parametrize("wrong", [1, "context", object(), {}])
+def test_context_of_a_wrong_type(same, wrong):
+    """asyncio finds out when it runs, or at once: in both cases the loop goes on."""
+
+    def scenario(loop):
+        seen = []
+        loop.set_exception_handler(lambda loop, report: None)
+        for call in (
+            lambda: loop.call_soon(print, context=wrong),
+            lambda: loop.create_future().add_done_callback(print, context=wrong),
+        ):
+            try:
+                call()
+            except (TypeError, AttributeError):
+                pass
+        loop.call_soon(seen.append, 1)
+        turn(loop)
+        loop.set_exception_handler(None)
+        return seen
+
+    assert same(scenario) == [1]
