@@ -189,7 +189,7 @@ def test_readers_and_writers(anyloop):
         anyloop.run_until_complete(until(lambda: len(seen) >= 3))
         anyloop.remove_reader(one)
     assert [value for kind, value in seen if kind == "write"] == ["other"]
-    assert [value for kind, value in seen if kind == "read"][0] == "test"
+    assert next(value for kind, value in seen if kind == "read") == "test"
 
 
 async def until(condition):

@@ -544,7 +544,7 @@ def test_generic_alias(future_class):
 
 def test_not_awaited_future_has_no_hash_surprise(anyloop):
     one, two = anyloop.create_future(), anyloop.create_future()
-    assert one == one  # noqa: PLR0124
+    assert one == one
     assert one != two
     assert len({one, two, one}) == 2
 

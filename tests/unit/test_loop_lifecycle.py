@@ -255,9 +255,10 @@ def test_close_with_things_queued(anyloop):
 
 def test_unclosed_loop_warns(backend):
     loop = hotloop.new_event_loop(backend)
+    ref = weakref.ref(loop)
     with pytest.warns(ResourceWarning, match="unclosed event loop"):
         del loop
-        gc.collect()
+    assert ref() is None
 
 
 def test_closed_loop_is_freed_without_gc(backend):
@@ -397,7 +398,7 @@ def test_recursion_of_garbage_loops(backend):
     loop = hotloop.new_event_loop(backend)
     loop.me = loop
     loop.call_later(1000, loop.stop)
-    loop.create_future().add_done_callback(lambda fut: loop)
+    loop.create_future().add_done_callback(lambda fut, loop=loop: loop)
     loop.close()
     ref = weakref.ref(loop)
     del loop

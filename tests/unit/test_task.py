@@ -178,7 +178,9 @@ def test_yielding_a_generator(anyloop):
         yield generator()
 
     async def main():
-        with pytest.raises(RuntimeError, match=r"yield was used instead of yield from for generator"):
+        with pytest.raises(
+            RuntimeError, match=r"yield was used instead of yield from for generator"
+        ):
             await wrong()
 
     run(anyloop, anyloop.create_task(main()))
@@ -347,7 +349,6 @@ def test_finished_task_is_freed_without_gc(anyloop):
 
     async def main(probe):
         await asyncio.sleep(0)
-        return None
 
     probe = Probe()
     reference = weakref.ref(probe)

@@ -165,15 +165,15 @@ ARGUMENTS = {
 def finish(loop, thing):
     """Nothing is left pending or unretrieved."""
     if isinstance(thing, asyncio.Task):
+        coro = thing.get_coro()
         if not thing.done():
             thing.cancel()
-            with contextlib.suppress(BaseException):
-                thing.uncancel()
         turn(loop, 3)
         if not thing.done():
             thing._log_destroy_pending = False
-            with contextlib.suppress(BaseException):
-                thing.get_coro().close()
+            asyncio.tasks._unregister_task(thing)
+        with contextlib.suppress(AttributeError, RuntimeError):
+            coro.close()  # a task that was ended by force has not run it
     elif not thing.done():
         for callback in (print, repr):
             thing.remove_done_callback(callback)
@@ -207,12 +207,10 @@ def call_member(base, name, thing):
     attribute = getattr(base, name)
     if not callable(attribute):
         getter = getattr(attribute, "__get__", None)
-        answer = outcome(getter, thing, type(thing)) if getter else ("plain", str(attribute))
-        return answer
+        return outcome(getter, thing, type(thing)) if getter else ("plain", str(attribute))
     if name == "print_stack":
         return outcome(attribute, thing, file=io.StringIO())
-    answer = outcome(attribute, thing, *ARGUMENTS.get(name, ()))
-    return answer
+    return outcome(attribute, thing, *ARGUMENTS.get(name, ()))
 
 
 def cases():
@@ -229,8 +227,8 @@ def test_unbound_call_tells_the_truth(loop, stock_loop, base, name, make, report
     for each in (stock_loop, loop):
         thing = make(each)
         answer = call_member(base, name, thing)
-        if name in ("__await__", "__iter__"):
-            answer = answer[0]
+        if name in ("__await__", "__iter__") or answer == ("returned", type(each).__name__):
+            answer = answer[0]  # the iterator's type and the loop's differ, rightly
         turn(each) if name in ("cancel", "add_done_callback") else None
         answers.append((answer, describe(thing), len(reports)))
         finish(each, thing)
@@ -255,15 +253,18 @@ def test_unbound_repr(loop, stock_loop, make):
 @pytest.mark.parametrize("make", FUTURES + TASKS, ids=lambda f: f.__name__)
 def test_unbound_init_does_not_crash(loop, make, reports):
     thing = make(loop)
+    coros = [value()]
     with contextlib.suppress(Exception):
         if isinstance(thing, asyncio.Task):
-            coro = value()
-            asyncio.Task.__init__(thing, coro, loop=loop)
+            coros.append(thing.get_coro())
+            asyncio.Task.__init__(thing, coros[0], loop=loop)
         else:
             asyncio.Future.__init__(thing, loop=loop)
     repr(thing)
     finish(loop, thing)
-    coro = None
+    for coro in coros:
+        if coro is not None:
+            coro.close()
     del thing
     gc.collect()
     turn(loop, 3)
