@@ -20,6 +20,14 @@ THEIRS = {asyncio.Future, asyncio.Task, asyncio.Handle, asyncio.TimerHandle}
 for _theirs in list(THEIRS):
     THEIRS |= {cls for cls in _theirs.__mro__ if cls is not object}
 
+NOT_STATE = {"__dict__", "__weakref__", "__slots__", "__firstlineno__", "__static_attributes__"}
+# asyncio.Handle is a Python class; these read nothing but the attributes that are ours.
+IN_PYTHON = {
+    (cls, name)
+    for cls in (hotloop.Handle, hotloop.TimerHandle)
+    for name in ("__repr__", "_repr_info")
+}
+
 
 def owner_of(cls, name):
     for base in cls.__mro__:
@@ -41,7 +49,7 @@ CASES = [
         (hotloop.TimerHandle, asyncio.TimerHandle),
     )
     for name in names(ours, theirs)
-    if name not in FROM_OBJECT and name not in ("__dict__", "__weakref__", "__slots__")
+    if name not in FROM_OBJECT and name not in NOT_STATE and (ours, name) not in IN_PYTHON
 ]
 
 
@@ -84,15 +92,19 @@ def test_same_signatures(name):
                 assert parameter.name in got.parameters, attribute
 
 
-@pytest.mark.parametrize("attribute", ["set_result", "x", "cancel", "_state"])
-@pytest.mark.parametrize("cls", [hotloop.Future, hotloop.Task], ids=lambda c: c.__name__)
-def test_the_types_cannot_be_patched_or_are_patched_for_good(cls, attribute):
-    """Either immutable as asyncio's, or what is set is what is called."""
-    theirs = getattr(asyncio, cls.__name__)
-    with pytest.raises(TypeError):
-        setattr(theirs, attribute, None)
-    with pytest.raises(TypeError):
-        setattr(cls, attribute, None)
+@pytest.mark.parametrize("name", ["Future", "Task"])
+def test_the_types_cannot_be_patched(name):
+    """As asyncio's: what C code calls without a look-up stays what it is."""
+    for cls in (getattr(asyncio, name), getattr(hotloop, name)):
+        for attribute in ("x", "_state", "set_result"):
+            old = cls.__dict__.get(attribute)
+            try:
+                setattr(cls, attribute, old)
+            except TypeError:
+                continue
+            if old is None:
+                delattr(cls, attribute)
+            raise AssertionError(f"{cls}.{attribute} could be set")
 
 
 def test_the_core_exports_its_types():

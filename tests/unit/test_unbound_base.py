@@ -213,29 +213,32 @@ def call_member(base, name, thing):
     return outcome(attribute, thing, *ARGUMENTS.get(name, ()))
 
 
-def cases():
-    for base, makers in ((asyncio.Future, FUTURES + TASKS), (asyncio.Task, TASKS)):
-        for name in members(base):
-            for make in makers:
-                yield pytest.param(base, name, make, id=f"{base.__name__}.{name}-{make.__name__}")
+CASES = [
+    (base, name, makers)
+    for base, makers in ((asyncio.Future, FUTURES + TASKS), (asyncio.Task, TASKS))
+    for name in members(base)
+]
 
 
-@pytest.mark.parametrize(("base", "name", "make"), list(cases()))
-def test_unbound_call_tells_the_truth(loop, stock_loop, base, name, make, reports):
+@pytest.mark.parametrize(
+    ("base", "name", "makers"), CASES, ids=[f"{base.__name__}.{name}" for base, name, _ in CASES]
+)
+def test_unbound_call_tells_the_truth(loop, stock_loop, base, name, makers, reports):
     """The answer and the state afterwards are those of the call on an asyncio object."""
-    answers = []
-    for each in (stock_loop, loop):
-        thing = make(each)
-        answer = call_member(base, name, thing)
-        if name in ("__await__", "__iter__") or answer == ("returned", type(each).__name__):
-            answer = answer[0]  # the iterator's type and the loop's differ, rightly
-        turn(each) if name in ("cancel", "add_done_callback") else None
-        answers.append((answer, describe(thing), len(reports)))
-        finish(each, thing)
-        del thing
-        gc.collect()
-        reports.clear()
-    assert answers[1] == answers[0]
+    for make in makers:
+        answers = []
+        for each in (stock_loop, loop):
+            thing = make(each)
+            answer = call_member(base, name, thing)
+            if name in ("__await__", "__iter__") or answer == ("returned", type(each).__name__):
+                answer = answer[0]  # the iterator's type and the loop's differ, rightly
+            if name in ("cancel", "add_done_callback"):
+                turn(each)
+            answers.append((answer, describe(thing), len(reports)))
+            finish(each, thing)
+            del thing
+            reports.clear()
+        assert answers[1] == answers[0], make.__name__
 
 
 @pytest.mark.parametrize("make", FUTURES + TASKS, ids=lambda f: f.__name__)
