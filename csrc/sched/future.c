@@ -1043,7 +1043,8 @@ static PyType_Slot future_slots[] = {
 static PyType_Spec future_spec = {
     .name = "hotloop.Future",
     .basicsize = sizeof(hl_base_future),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+             Py_TPFLAGS_IMMUTABLETYPE,
     .slots = future_slots,
 };
 

@@ -529,16 +529,16 @@ static PyType_Slot task_slots[] = {
 static PyType_Spec task_spec = {
     .name = "hotloop.Task",
     .basicsize = sizeof(TaskObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+             Py_TPFLAGS_IMMUTABLETYPE,
     .slots = task_slots,
 };
 
+/* Into the dictionary itself: an immutable type refuses setattr().  Steals descr. */
 static int
-adopt(hl_state *st, const char *name, PyObject *descr)
+adopt(PyObject *own, const char *name, PyObject *descr)
 {
-    int rc = descr == NULL
-                 ? -1
-                 : PyObject_SetAttrString((PyObject *)st->t_Task, name, descr);
+    int rc = descr == NULL ? -1 : PyDict_SetItemString(own, name, descr);
     Py_XDECREF(descr);
     return rc;
 }
@@ -553,12 +553,13 @@ adopt_future_members(hl_state *st)
     for (PyMethodDef *m = hl_future_methods; rc == 0 && m->ml_name != NULL; m++) {
         if (!(m->ml_flags & METH_CLASS) &&
             PyDict_GetItemString(own, m->ml_name) == NULL) {
-            rc = adopt(st, m->ml_name, PyDescr_NewMethod(st->t_Task, m));
+            rc = adopt(own, m->ml_name, PyDescr_NewMethod(st->t_Task, m));
         }
     }
     for (PyGetSetDef *g = hl_future_getset; rc == 0 && g->name != NULL; g++) {
-        rc = adopt(st, g->name, PyDescr_NewGetSet(st->t_Task, g));
+        rc = adopt(own, g->name, PyDescr_NewGetSet(st->t_Task, g));
     }
+    PyType_Modified(st->t_Task);
     Py_XDECREF(own);
     return rc;
 }
