@@ -110,20 +110,27 @@ hl_stream_release(StreamTransport *t)
     PyErr_SetRaisedException(saved);
 }
 
+int
+hl_stream_detach(StreamTransport *t)
+{
+    PyObject *server = t->server;
+    if (server == NULL) {
+        return 0;
+    }
+    t->server = NULL;
+    PyObject *res = PyObject_CallMethodOneArg(server, t->st->s__detach, (PyObject *)t);
+    int rc = res == NULL ? -1 : 0;
+    Py_XDECREF(res);
+    Py_DECREF(server);
+    return rc;
+}
+
 /* Tells the server and sendfile() that this connection is over: 0 or -1. */
 static int
 tell_others(StreamTransport *t)
 {
-    int rc = 0;
-    PyObject *server = t->server, *empty = t->empty_waiter;
-    t->server = NULL;
-    if (server != NULL) {
-        PyObject *r =
-            PyObject_CallMethodOneArg(server, t->st->s__detach, (PyObject *)t);
-        rc = r == NULL ? -1 : 0;
-        Py_XDECREF(r);
-        Py_DECREF(server);
-    }
+    int rc = hl_stream_detach(t);
+    PyObject *empty = t->empty_waiter;
     if (rc == 0 && empty != NULL) {
         PyObject *exc = PyObject_CallFunction(PyExc_ConnectionError, "s",
                                               "Connection is closed by peer");

@@ -205,11 +205,17 @@ hl_stream_new(LoopObject *loop, const hl_stream_args *args)
     }
     t->owned = true;
     if (attach(t) < 0) {
+        Py_CLEAR(t->server);
         goto fail;
     }
     set_nodelay(t);
     t->open = true;
     if (schedule_start(t, made) < 0) {
+        PyObject *exc = PyErr_GetRaisedException();
+        if (hl_stream_detach(t) < 0) {
+            PyErr_WriteUnraisable((PyObject *)t);
+        }
+        PyErr_SetRaisedException(exc);
         goto fail;
     }
     Py_DECREF(made);
@@ -573,15 +579,8 @@ stream_finalize(PyObject *self)
         PyErr_Clear();
     }
     hl_stream_release(t);
-    PyObject *server = t->server;
-    t->server = NULL;
-    if (server != NULL) {
-        PyObject *res = PyObject_CallMethodOneArg(server, t->st->s__detach, self);
-        if (res == NULL) {
-            PyErr_WriteUnraisable(self);
-        }
-        Py_XDECREF(res);
-        Py_DECREF(server);
+    if (hl_stream_detach(t) < 0) {
+        PyErr_WriteUnraisable(self);
     }
     PyErr_SetRaisedException(saved);
 }

@@ -76,6 +76,8 @@ int hl_stream_close(StreamTransport *t);
 /* Calls connection_lost(exc) and lets go of everything: 0, or -1 with what it raised.
  */
 int hl_stream_lost(StreamTransport *t, PyObject *exc);
+/* Has the server forget this connection: 0 or -1. */
+int hl_stream_detach(StreamTransport *t);
 /* Closes the descriptor if it is still ours; keeps a set exception. */
 void hl_stream_release(StreamTransport *t);
 

@@ -226,6 +226,31 @@ def test_abandoned_connection_is_no_longer_waited_for(hotrun: Any) -> None:
     hotrun(main())
 
 
+def test_failed_transport_is_not_waited_for(hotrun: Any, handled_hot: Any) -> None:
+    """What fails after the server has counted the connection takes it back."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+
+        def call_soon(*args: Any, **kwargs: Any) -> Any:
+            del loop.call_soon
+            raise ZeroDivisionError
+
+        loop.call_soon = call_soon
+        sock = socket.create_connection(server.sockets[0].getsockname())
+        sock.setblocking(False)
+        async with asyncio.timeout(LIMIT):
+            assert await loop.sock_recv(sock, 10) == b""
+            server.close()
+            await server.wait_closed()
+        sock.close()
+        assert [type(c["exception"]) for c in handled_hot] == [ZeroDivisionError]
+        handled_hot.clear()
+
+    hotrun(main())
+
+
 def test_wait_closed_without_connections(run: Any) -> None:
     async def main() -> None:
         a = Accepting()
