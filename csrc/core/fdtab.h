@@ -42,10 +42,12 @@ hl_fdtab_peek(hl_fdtab *t, int fd)
 int hl_fdtab_get(hl_fdtab *t, int fd, hl_watch **out);
 
 /* Sets one side (HL_READ or HL_WRITE) to `on` (tagged != 0) and tells the poller; *old
- * gets what was there.  On failure nothing has changed, and *old is empty: -EBADF,
- * -EPERM, -ENOMEM, or -EINVAL for a descriptor that the backend cannot hold
- * (ops->max_fd). Replacing a side asks the poller again, since the number may stand for
- * another file by now, but forgives a closed descriptor, as asyncio does. */
+ * gets what was there.  0, or 1 when the poller knows the number for another file's by
+ * now: what the other side holds was meant for the one before.  On failure nothing has
+ * changed, and *old is empty: -EBADF, -EPERM, -ENOMEM, or -EINVAL for a descriptor that
+ * the backend cannot hold (ops->max_fd). Replacing a side asks the poller again, since
+ * the number may stand for another file by now, but forgives a closed descriptor, as
+ * asyncio does. */
 int hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on,
                  hl_entry *old);
 /* Clears one side; *old gets what was there (tagged 0 if nothing was).  Never fails:

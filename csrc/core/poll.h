@@ -23,8 +23,9 @@ typedef struct {
     void (*close)(hl_poll *p);
     /* Changes the interest in fd from mask `old` to mask `want` (either may be 0).
      * A descriptor that was closed and opened again under the same number is taken
-     * for new; old == want tells again what may have been lost that way.  -EPERM: this
-     * kind of file cannot be watched (a regular file under epoll); -EBADF: it is
+     * for new; old == want tells again what may have been lost that way.  1, where the
+     * backend can tell: done, and it is another file than the one of before.  -EPERM:
+     * this kind of file cannot be watched (a regular file under epoll); -EBADF: it is
      * closed; -EINVAL: fd >= max_fd.  want == 0 never fails. */
     int (*ctl)(hl_poll *p, int fd, uint32_t gen, uint32_t old, uint32_t want);
     /* Waits at most timeout_ns (< 0: for ever; 0: not at all) and fills in up to cap
