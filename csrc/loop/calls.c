@@ -172,11 +172,10 @@ check_debug(LoopObject *self, PyObject *callback, const char *name, bool any_thr
 
 /* ---- handles ---- */
 
+/* Queues a new handle (stolen, may be NULL); returns it. */
 static PyObject *
-soon(LoopObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
+soon(LoopObject *self, PyObject *handle)
 {
-    PyObject *handle = hl_handle_new(&self->sched, (PyObject *)self, args[0], args + 1,
-                                     nargs - 1, ctx);
     if (handle != NULL &&
         hl_sched_push(&self->sched, HL_KIND_HANDLE, handle, NULL) < 0) {
         Py_CLEAR(handle);
@@ -198,7 +197,8 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
         check_debug(self, args[0], "call_soon", false) < 0) {
         return NULL;
     }
-    return soon(self, args, nargs, ctx);
+    return soon(self,
+                hl_handle_new(&self->sched, op, args[0], args + 1, nargs - 1, ctx));
 }
 
 static PyObject *
@@ -216,7 +216,8 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         check_debug(self, args[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
-    PyObject *handle = soon(self, args, nargs, ctx);
+    PyObject *handle = soon(
+        self, hl_safehandle_new(&self->sched, op, args[0], args + 1, nargs - 1, ctx));
     if (handle != NULL) {
         hl_loop_wakeup(self);
     }

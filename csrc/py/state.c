@@ -121,6 +121,7 @@ hl_state_clear(hl_state *st)
 {
     freelist_clear(&st->free_handles);
     freelist_clear(&st->free_timers);
+    freelist_clear(&st->free_safe_handles);
     freelist_clear(&st->free_futures);
     freelist_clear(&st->free_tasks);
     freelist_clear(&st->free_iters);

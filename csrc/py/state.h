@@ -78,6 +78,7 @@
 #define HL_TYPES(X)                                                                    \
     X(Handle)                                                                          \
     X(TimerHandle)                                                                     \
+    X(ThreadSafeHandle)                                                                \
     X(Future)                                                                          \
     X(Task)                                                                            \
     X(FutureIter)                                                                      \
@@ -154,7 +155,8 @@ typedef struct hl_state {
     hl_node tasks;           /* our unfinished tasks; owns nothing */
     hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
     hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
-    hl_freelist free_handles, free_timers, free_futures, free_tasks, free_iters;
+    hl_freelist free_handles, free_timers, free_safe_handles, free_futures, free_tasks,
+        free_iters;
 } hl_state;
 
 extern struct PyModuleDef hl_module_def;

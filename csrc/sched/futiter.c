@@ -39,10 +39,11 @@ static PySendResult
 Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 {
     PyObject *fut = AS_ITER(op)->fut;
-    *out = NULL;
-    if (fut == NULL) {
-        return PYGEN_ERROR;
+    if (fut == NULL) { /* exhausted, closed, or thrown into */
+        *out = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
     }
+    *out = NULL;
     hl_base_future *f = AS_FUTURE(fut);
     if (f->state == HL_PENDING) {
         if (HL_UNLIKELY(f->blocking)) {

@@ -88,12 +88,10 @@ fill_traceback(HandleObject *h)
     return h->source_traceback == NULL ? -1 : 0;
 }
 
-PyObject *
-hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *args,
-              Py_ssize_t nargs, PyObject *ctx)
+static PyObject *
+finish_new(hl_sched *s, PyObject *op, PyObject *loop, PyObject *callback,
+           PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
 {
-    hl_state *st = s->st;
-    PyObject *op = alloc(st, st->t_Handle, &st->free_handles);
     if (op == NULL) {
         return NULL;
     }
@@ -103,6 +101,30 @@ hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *
         return NULL;
     }
     return op;
+}
+
+PyObject *
+hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *args,
+              Py_ssize_t nargs, PyObject *ctx)
+{
+    hl_state *st = s->st;
+    PyObject *op = alloc(st, st->t_Handle, &st->free_handles);
+    return finish_new(s, op, loop, callback, args, nargs, ctx);
+}
+
+PyObject *
+hl_safehandle_new(hl_sched *s, PyObject *loop, PyObject *callback,
+                  PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
+{
+    hl_state *st = s->st;
+    if (st->t_ThreadSafeHandle == NULL) {
+        return hl_handle_new(s, loop, callback, args, nargs, ctx);
+    }
+    PyObject *op = alloc(st, st->t_ThreadSafeHandle, &st->free_safe_handles);
+    if (op != NULL) {
+        AS_HANDLE(op)->shared = true;
+    }
+    return finish_new(s, op, loop, callback, args, nargs, ctx);
 }
 
 PyObject *
@@ -281,6 +303,9 @@ hl_handle_run(hl_state *st, PyObject *op)
     PyObject *ctx = Py_NewRef(h->context);
     bool outer = h->running; /* a handle may be run again by its own callback */
     h->running = true;
+    if (HL_UNLIKELY(h->shared)) {
+        hl_safehandle_enter(op);
+    }
     PyObject *r = invoke_in(st, h, ctx, func);
     h->running = outer;
     int rc = r == NULL ? -1 : 0;
@@ -290,6 +315,9 @@ hl_handle_run(hl_state *st, PyObject *op)
     }
     if (HL_UNLIKELY(h->cancelled) && !h->running) {
         drop_call(h);
+    }
+    if (HL_UNLIKELY(h->shared) && !outer) {
+        hl_safehandle_leave(op);
     }
     Py_DECREF(ctx);
     Py_DECREF(func);
@@ -476,8 +504,8 @@ init_common(HandleObject *h, PyObject *callback, PyObject *args, PyObject *loop,
     return rc;
 }
 
-static int
-Handle_init(PyObject *op, PyObject *args, PyObject *kwargs)
+int
+hl_handle_tp_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"callback", "args", "loop", "context", NULL};
     PyObject *callback, *cargs, *loop, *context = Py_None;
@@ -509,8 +537,9 @@ Timer_init(PyObject *op, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-static PyObject *
-Handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+PyObject *
+hl_handle_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+                 PyObject *Py_UNUSED(kwargs))
 {
     hl_state *st = hl_state_by_type(type);
     if (st == NULL) {
@@ -523,6 +552,8 @@ Handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw
     }
     AS_HANDLE(op)->st = st;
     AS_HANDLE(op)->mod = Py_NewRef(st->mod);
+    AS_HANDLE(op)->shared = st->t_ThreadSafeHandle != NULL &&
+                            PyType_IsSubtype(type, st->t_ThreadSafeHandle);
     if (PyType_IsSubtype(type, st->t_TimerHandle)) {
         AS_TIMER(op)->node.index = HL_HEAP_OUT;
     }
@@ -531,8 +562,8 @@ Handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw
 
 /* ---- the collector ---- */
 
-static int
-Handle_traverse(PyObject *op, visitproc visit, void *arg)
+int
+hl_handle_tp_traverse(PyObject *op, visitproc visit, void *arg)
 {
     HandleObject *h = AS_HANDLE(op);
     Py_VISIT(Py_TYPE(op));
@@ -550,8 +581,8 @@ Handle_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-Handle_clear(PyObject *op)
+int
+hl_handle_tp_clear(PyObject *op)
 {
     HandleObject *h = AS_HANDLE(op);
     drop_call(h);
@@ -574,8 +605,8 @@ recycle(hl_freelist *list, PyObject *op)
     return true;
 }
 
-static void
-Handle_dealloc(PyObject *op)
+void
+hl_handle_tp_dealloc(PyObject *op)
 {
     HandleObject *h = AS_HANDLE(op);
     PyTypeObject *type = Py_TYPE(op);
@@ -583,9 +614,12 @@ Handle_dealloc(PyObject *op)
     PyObject *mod = h->mod;
     PyObject_GC_UnTrack(op);
     PyObject_ClearWeakRefs(op);
-    (void)Handle_clear(op);
+    (void)hl_handle_tp_clear(op);
     h->nargs = 0;
     h->cancelled = h->running = h->hidden = false;
+    if (HL_UNLIKELY(h->shared)) {
+        hl_safehandle_fini(op);
+    }
     h->st = NULL;
     h->mod = NULL;
     bool kept = false;
@@ -595,6 +629,9 @@ Handle_dealloc(PyObject *op)
     else if (type == st->t_TimerHandle) {
         kept = recycle(&st->free_timers, op);
     }
+    else if (type == st->t_ThreadSafeHandle) {
+        kept = recycle(&st->free_safe_handles, op);
+    }
     if (!kept) {
         type->tp_free(op);
     }
@@ -602,7 +639,7 @@ Handle_dealloc(PyObject *op)
     Py_DECREF(mod);
 }
 
-static PyMethodDef handle_methods[] = {
+PyMethodDef hl_handle_methods[] = {
     {"cancel", Handle_cancel, METH_NOARGS,
      "Never run the callback; no effect once it has run."},
     {"cancelled", Handle_cancelled, METH_NOARGS, "Was the handle cancelled?"},
@@ -635,7 +672,7 @@ static PyMethodDef timer_methods[] = {
             (void *)offsetof(hl_base_handle, source_traceback)                         \
     }
 
-static PyGetSetDef handle_getset[] = {
+PyGetSetDef hl_handle_getset[] = {
     HANDLE_GETSET,
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -648,17 +685,17 @@ static PyGetSetDef timer_getset[] = {
 };
 
 #define HANDLE_SLOTS                                                                   \
-    {Py_tp_new, Handle_new}, {Py_tp_dealloc, Handle_dealloc},                          \
-        {Py_tp_traverse, Handle_traverse},                                             \
+    {Py_tp_new, hl_handle_tp_new}, {Py_tp_dealloc, hl_handle_tp_dealloc},              \
+        {Py_tp_traverse, hl_handle_tp_traverse},                                       \
     {                                                                                  \
-        Py_tp_clear, Handle_clear                                                      \
+        Py_tp_clear, hl_handle_tp_clear                                                \
     }
 
 static PyType_Slot handle_slots[] = {
     HANDLE_SLOTS,
-    {Py_tp_init, Handle_init},
-    {Py_tp_methods, handle_methods},
-    {Py_tp_getset, handle_getset},
+    {Py_tp_init, hl_handle_tp_init},
+    {Py_tp_methods, hl_handle_methods},
+    {Py_tp_getset, hl_handle_getset},
     {Py_tp_doc, "What call_soon() returns; see asyncio.Handle."},
     {0, NULL},
 };
@@ -694,5 +731,8 @@ hl_handle_exec(PyObject *mod, hl_state *st)
     if (hl_type_add(mod, &st->t_Handle, &handle_spec, st->i_BaseHandle) < 0) {
         return -1;
     }
-    return hl_type_add(mod, &st->t_TimerHandle, &timer_spec, st->i_BaseTimerHandle);
+    if (hl_type_add(mod, &st->t_TimerHandle, &timer_spec, st->i_BaseTimerHandle) < 0) {
+        return -1;
+    }
+    return hl_safehandle_exec(mod, st);
 }

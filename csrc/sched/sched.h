@@ -127,6 +127,9 @@ PyObject *hl_current_swap(hl_state *st, PyObject *loop, PyObject *task);
 /* A new Handle; ctx NULL: a copy of the current context. */
 PyObject *hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback,
                         PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
+/* The same for call_soon_threadsafe(). */
+PyObject *hl_safehandle_new(hl_sched *s, PyObject *loop, PyObject *callback,
+                            PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
 /* A new TimerHandle that is in the heap; `when` on the loop's clock. */
 PyObject *hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
                        PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
@@ -139,7 +142,8 @@ int hl_handle_cancel(PyObject *handle);
 static inline bool
 hl_handle_check(hl_state *st, PyObject *op)
 {
-    return Py_IS_TYPE(op, st->t_Handle) || Py_IS_TYPE(op, st->t_TimerHandle);
+    return Py_IS_TYPE(op, st->t_Handle) || Py_IS_TYPE(op, st->t_TimerHandle) ||
+           Py_IS_TYPE(op, st->t_ThreadSafeHandle);
 }
 /* The TimerHandle (borrowed) that a heap node belongs to. */
 PyObject *hl_timer_handle(hl_timer *node);

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hotloop._server import ProtocolFactory, Server
+from hotloop._sock import SEEKS_ALWAYS
 
 try:
     import ssl
@@ -37,6 +38,10 @@ else:
 
 # A server takes no notice, since 3.13, of an address whose family is not enabled.
 _SKIPS_MISSING_FAMILIES: bool = sys.version_info >= (3, 13)
+# A socket that was given is closed when the protocol's factory fails.
+_CLOSES_GIVEN_SOCKETS: bool = sys.version_info >= (3, 14)
+# What a stream reader has in its buffer when a server starts TLS is the client's hello.
+_READ_AHEAD_IS_TLS: bool = sys.version_info >= (3, 14)
 
 AddrInfo = tuple[Any, Any, int, str, Any]
 
@@ -178,6 +183,14 @@ class _SendfileProtocol(protocols.Protocol):
             self._room.cancel()
         if self._resume_writing:
             self._proto.resume_writing()
+
+
+def _hand_over_read_ahead(protocol: Any, tls: Any) -> None:
+    reader = getattr(protocol, "_stream_reader", None)
+    if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None:
+        if reader._buffer:
+            tls._incoming.write(reader._buffer)
+            reader._buffer.clear()
 
 
 class NetMixin(Base):
@@ -360,7 +373,10 @@ class NetMixin(Base):
         ssl_shutdown_timeout: float | None = None,
         ours: bool = False,
     ) -> tuple[asyncio.Transport, Any]:
-        """Hands a connected socket to a transport; `ours`: it is closed if that fails."""
+        """Hands a connected socket to a transport; `ours`: it is closed if that fails.
+
+        From 3.14 on asyncio closes one that the caller brought as well.
+        """
         try:
             sock.setblocking(False)
             protocol = protocol_factory()
@@ -375,13 +391,14 @@ class NetMixin(Base):
             else:
                 transport = self._make_stream_transport(sock, protocol, waiter)
         except BaseException:
-            if ours:
+            if ours or _CLOSES_GIVEN_SOCKETS:
                 sock.close()
             raise
         try:
             await waiter
         except BaseException:
             transport.close()
+            del waiter  # its exception, with this frame in it, would keep it alive
             raise
         return transport, protocol
 
@@ -764,6 +781,8 @@ class NetMixin(Base):
             call_connection_made=False,
         )  # fmt: skip
         transport.pause_reading()  # until tls.connection_made() has been called
+        if server_side and _READ_AHEAD_IS_TLS:
+            _hand_over_read_ahead(protocol, tls)
         transport.set_protocol(tls)
         made = self.call_soon(tls.connection_made, transport)
         resumed = self.call_soon(transport.resume_reading)
@@ -773,6 +792,7 @@ class NetMixin(Base):
             transport.close()
             made.cancel()
             resumed.cancel()
+            del waiter  # its exception, with this frame in it, would keep it alive
             raise
         return tls._app_transport
 
@@ -824,7 +844,7 @@ class NetMixin(Base):
     async def _sendfile_fallback(
         self, transport: Any, file: Any, offset: int, count: int | None
     ) -> int:
-        if offset:
+        if offset or (SEEKS_ALWAYS and hasattr(file, "seek")):
             file.seek(offset)
         size = min(count, 16384) if count else 16384
         buffer = memoryview(bytearray(size))

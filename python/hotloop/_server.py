@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as _ssl
+import sys
 import weakref
 from asyncio import events, tasks, trsock
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hotloop._net import NetMixin
+
+# Does a cancelled serve_forever() close the connections, or wait for them?
+_CANCEL_CLOSES_CLIENTS: bool = sys.version_info >= (3, 14)
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -116,6 +120,8 @@ class Server(events.AbstractServer):
         except asyncio.CancelledError:
             try:
                 self.close()
+                if _CANCEL_CLOSES_CLIENTS:
+                    self.close_clients()
                 await self.wait_closed()
             finally:
                 raise

@@ -9,10 +9,12 @@ else has put in its place stays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import os
 import socket
+import sys
 from asyncio import constants, exceptions
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ else:
 
 WOULD_BLOCK = (BlockingIOError, InterruptedError)
 INTERNET = (socket.AF_INET, socket.AF_INET6)
+# The file that sendfile() was given stands at the offset even when nothing was sent from there.
+SEEKS_ALWAYS: bool = sys.version_info >= (3, 14)
 
 
 def _check_not_ssl(sock: socket.socket) -> None:
@@ -169,6 +173,9 @@ class _Sendfile:
         """The file stands behind what was sent."""
         if self.sent > 0:
             os.lseek(self.fileno, self.offset, os.SEEK_SET)
+        elif SEEKS_ALWAYS:
+            with contextlib.suppress(OSError):  # a pipe stands nowhere
+                os.lseek(self.fileno, self.offset, os.SEEK_SET)
 
 
 class SockMixin(Base):
@@ -388,7 +395,7 @@ class SockMixin(Base):
     async def _sock_sendfile_fallback(
         self, sock: socket.socket, file: Any, offset: int, count: int | None
     ) -> int:
-        if offset:
+        if offset or (SEEKS_ALWAYS and hasattr(file, "seek")):
             file.seek(offset)
         chunk = constants.SENDFILE_FALLBACK_READBUFFER_SIZE
         buffer = bytearray(min(count, chunk) if count else chunk)
