@@ -56,25 +56,16 @@ hl_stream_close(StreamTransport *t)
     return schedule_lost(t, Py_None);
 }
 
+static int
+force_close(hl_transport *t, PyObject *exc)
+{
+    return hl_stream_force_close((StreamTransport *)t, exc);
+}
+
 int
 hl_stream_fatal(StreamTransport *t, const char *message)
 {
-    if (hl_err_propagates()) {
-        return -1;
-    }
-    PyObject *exc = PyErr_GetRaisedException();
-    bool expected = PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError);
-    int rc = hl_transport_error(HL_TRANSPORT(t), message, exc, expected);
-    /* Closed even when the report itself raised: what it raised goes out afterwards. */
-    PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
-    if (hl_stream_force_close(t, exc) < 0) {
-        rc = -1;
-    }
-    Py_DECREF(exc);
-    if (raised != NULL) {
-        PyErr_SetRaisedException(raised);
-    }
-    return rc;
+    return hl_transport_fatal(HL_TRANSPORT(t), message, force_close);
 }
 
 void

@@ -1,5 +1,6 @@
 /* What the transport layer brings to the module and to the loop. */
 #include "net/net.h"
+#include "net/dgram.h"
 #include "net/listen.h"
 #include "net/stream.h"
 
@@ -49,6 +50,8 @@ static PyMethodDef net_methods[] = {
     {"_flush_writes", flush_writes, METH_NOARGS, NULL},
     {"_make_stream_transport", (PyCFunction)(void (*)(void))make_stream_transport,
      METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_make_datagram_transport", (PyCFunction)(void (*)(void))hl_loop_datagram,
+     METH_VARARGS | METH_KEYWORDS, NULL},
     {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL},
@@ -57,7 +60,8 @@ static PyMethodDef net_methods[] = {
 int
 hl_net_exec(PyObject *mod, hl_state *st)
 {
-    if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0) {
+    if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0 ||
+        hl_dgram_exec(mod, st) < 0) {
         return -1;
     }
     return hl_loop_add_methods(st, net_methods);

@@ -21,10 +21,7 @@ hl_stream_start_reading(StreamTransport *t)
 void
 hl_stream_stop_reading(StreamTransport *t)
 {
-    if (t->reading) {
-        t->reading = false;
-        hl_loop_unwatch(t->loop, t->fd, HL_READ);
-    }
+    hl_transport_stop_reading(HL_TRANSPORT(t));
 }
 
 static int

@@ -124,6 +124,42 @@ hl_transport_error(hl_transport *t, const char *message, PyObject *exc, bool exp
 }
 
 int
+hl_transport_fatal(hl_transport *t, const char *message,
+                   int (*close)(hl_transport *t, PyObject *exc))
+{
+    if (hl_err_propagates()) {
+        return -1;
+    }
+    PyObject *exc = PyErr_GetRaisedException();
+    bool expected = PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError);
+    int rc = hl_transport_error(t, message, exc, expected);
+    /* Closed even when the report itself raised: what it raised goes out afterwards. */
+    PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
+    if (close(t, exc) < 0) {
+        rc = -1;
+    }
+    Py_DECREF(exc);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+    return rc;
+}
+
+int
+hl_transport_callback_failed(hl_transport *t, const char *where)
+{
+    if (t->loop == NULL || hl_err_propagates()) {
+        return -1;
+    }
+    char message[80];
+    (void)PyOS_snprintf(message, sizeof(message), "Exception in callback %s", where);
+    PyObject *exc = PyErr_GetRaisedException();
+    int rc = hl_transport_error(t, message, exc, false);
+    Py_DECREF(exc);
+    return rc;
+}
+
+int
 hl_transport_lost_write(hl_transport *t, const char *text)
 {
     if (t->conn_lost++ < LOG_AFTER) {
@@ -136,6 +172,18 @@ hl_transport_lost_write(hl_transport *t, const char *text)
     Py_XDECREF(line);
     Py_XDECREF(res);
     return res == NULL ? -1 : 0;
+}
+
+HL_COLD PyObject *
+hl_transport_bad_data(PyObject *data)
+{
+    PyObject *name = PyType_GetName(Py_TYPE(data));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "data argument must be a bytes-like object, not %R", name);
+        Py_DECREF(name);
+    }
+    return NULL;
 }
 
 /* ---- flow control ---- */

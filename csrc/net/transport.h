@@ -55,9 +55,19 @@ void hl_transport_log(hl_transport *t, PyObject *level, const char *text);
  * handler.  0, or -1 for what must propagate. */
 int hl_transport_error(hl_transport *t, const char *message, PyObject *exc,
                        bool expected);
+/* Takes the exception that is set for the reason of the end: reports it, unless it is
+ * an OSError, and has `close` end the transport with it.  0, or -1 for what must
+ * propagate. */
+int hl_transport_fatal(hl_transport *t, const char *message,
+                       int (*close)(hl_transport *t, PyObject *exc));
+/* What left a callback of a transport is the exception that is set: "Exception in
+ * callback <where>" to the exception handler.  0, or -1 for what must propagate. */
+int hl_transport_callback_failed(hl_transport *t, const char *where);
 /* A write to a connection that is gone is dropped; after some of them asyncio says so:
  * 0 or -1. */
 int hl_transport_lost_write(hl_transport *t, const char *text);
+/* asyncio's TypeError for what is not bytes-like: NULL. */
+PyObject *hl_transport_bad_data(PyObject *data);
 
 /* ---- flow control; `size`: bytes that wait ---- */
 /* Calls pause_writing() and resume_writing() when it is time: 0, or -1 for what must
@@ -66,6 +76,25 @@ int hl_flow_pause(hl_transport *t, size_t size);
 int hl_flow_resume(hl_transport *t, size_t size);
 /* The arguments of set_write_buffer_limits(): 0 or -1. */
 int hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *low);
+
+/* ---- watching ---- */
+static inline void
+hl_transport_stop_reading(hl_transport *t)
+{
+    if (t->reading) {
+        t->reading = false;
+        hl_loop_unwatch(t->loop, t->fd, HL_READ);
+    }
+}
+
+static inline void
+hl_transport_stop_writing(hl_transport *t)
+{
+    if (t->writing) {
+        t->writing = false;
+        hl_loop_unwatch(t->loop, t->fd, HL_WRITE);
+    }
+}
 
 /* ---- reading ---- */
 /* One read from a socket (recv) or anything else (read): bytes; or NULL and *n is 0 for

@@ -20,10 +20,7 @@ static int on_writable(PyObject *self);
 void
 hl_stream_stop_writing(StreamTransport *t)
 {
-    if (t->writing) {
-        t->writing = false;
-        hl_loop_unwatch(t->loop, t->fd, HL_WRITE);
-    }
+    hl_transport_stop_writing(HL_TRANSPORT(t));
 }
 
 /* ---- flow control ---- */
@@ -239,18 +236,6 @@ check_writable(StreamTransport *t, const char *eof, const char *busy)
     return 0;
 }
 
-static PyObject *HL_COLD
-bad_data(PyObject *data)
-{
-    PyObject *name = PyType_GetName(Py_TYPE(data));
-    if (name != NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     "data argument must be a bytes-like object, not %R", name);
-        Py_DECREF(name);
-    }
-    return NULL;
-}
-
 PyObject *
 hl_stream_write(PyObject *self, PyObject *data)
 {
@@ -258,7 +243,7 @@ hl_stream_write(PyObject *self, PyObject *data)
     bool exact = PyBytes_CheckExact(data);
     if (!exact && !PyByteArray_Check(data) && !PyMemoryView_Check(data) &&
         !PyBytes_Check(data)) {
-        return bad_data(data);
+        return hl_transport_bad_data(data);
     }
     if (check_writable(t, "Cannot call write() after write_eof()",
                        "unable to write; sendfile is in progress") < 0) {

@@ -32,6 +32,11 @@
 /* 3.12 refuses StopIteration in set_exception(), later versions wrap it. */
 #define HL_STOP_ITERATION_REFUSED (PY_VERSION_HEX < 0x030D0000)
 
+/* sendto() of no bytes: nothing up to 3.12, an empty datagram from then on; and bytes
+ * that flow control counts for a datagram besides its own. */
+#define HL_SENDTO_SENDS_EMPTY (PY_VERSION_HEX >= 0x030D0000)
+#define HL_DATAGRAM_HEADER (PY_VERSION_HEX >= 0x030D0000 ? 8u : 0u)
+
 /* From 3.14 on asyncio's tasks hang on a list of the thread state, by a node of their
  * own, the current task is kept there too, and a future knows who awaits it. */
 #define HL_TASKS_IN_TSTATE (PY_VERSION_HEX >= 0x030E0000)

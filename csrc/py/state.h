@@ -39,9 +39,11 @@
     X(create_future)                                                                   \
     X(create_task)                                                                     \
     X(data_received)                                                                   \
+    X(datagram_received)                                                               \
     X(debug)                                                                           \
     X(default_exception_handler)                                                       \
     X(eof_received)                                                                    \
+    X(error_received)                                                                  \
     X(exception)                                                                       \
     X(family)                                                                          \
     X(fileno)                                                                          \
@@ -85,6 +87,7 @@
     X(TaskWakeup)                                                                      \
     X(EventLoop)                                                                       \
     X(StreamTransport)                                                                 \
+    X(DatagramTransport)                                                               \
     X(Listener)
 
 /* X(field, module, attribute): st->i_FIELD, imported when our module is. */
@@ -110,6 +113,7 @@
     X(register_eager_task, "asyncio.tasks", "_register_eager_task")                    \
     X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task")                \
     X(Transport, "asyncio.transports", "Transport")                                    \
+    X(BaseDatagramTransport, "asyncio.transports", "DatagramTransport")                \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \

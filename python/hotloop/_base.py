@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from hotloop._dgram import DgramMixin
 from hotloop._net import NetMixin
 from hotloop._signals import SignalsMixin, _iscoroutinefunction
 from hotloop._sock import SockMixin
@@ -69,7 +70,7 @@ def _is_numeric_port(port: object) -> bool:
     return type(port) is bytes and port.isdigit()
 
 
-class LoopBase(SignalsMixin, SockMixin, NetMixin, asyncio.AbstractEventLoop):
+class LoopBase(SignalsMixin, SockMixin, NetMixin, DgramMixin, asyncio.AbstractEventLoop):
     """Cold policy of the loop: exception handlers, executors, name resolution, start and end."""
 
     _default_executor: Executor | None = None

@@ -284,6 +284,12 @@ class StreamTransport(asyncio.Transport):
     max_size: int
 
 @final
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+    """The transport of a datagram socket; asyncio.DatagramTransport says what it does."""
+
+    max_size: int
+
+@final
 class Listener:
     """A listening socket whose connections are accepted in C."""
 
