@@ -7,13 +7,32 @@
 
 /* ---- creation ---- */
 
+/* sock.<name> as the C base of socket.socket has it: its Python properties wrap the
+ * number in an enum, which costs more than all the rest of a transport's creation. */
+static PyObject *
+sock_attr(hl_state *st, PyObject *sock, PyObject *name)
+{
+    if (!PyObject_TypeCheck(sock, (PyTypeObject *)st->i_RawSocket)) {
+        return PyObject_GetAttr(sock, name);
+    }
+    PyObject *descr = PyObject_GetAttr(st->i_RawSocket, name);
+    if (descr == NULL) {
+        return NULL;
+    }
+    descrgetfunc get = Py_TYPE(descr)->tp_descr_get;
+    PyObject *value =
+        get == NULL ? Py_NewRef(descr) : get(descr, sock, (PyObject *)Py_TYPE(sock));
+    Py_DECREF(descr);
+    return value;
+}
+
 int
 hl_sock_describe(hl_state *st, PyObject *sock, int *family, int *type, int *proto)
 {
     PyObject *names[] = {st->s_family, st->s_type, st->s_proto};
     int *out[] = {family, type, proto};
     for (int i = 0; i < 3; i++) {
-        PyObject *value = PyObject_GetAttr(sock, names[i]);
+        PyObject *value = sock_attr(st, sock, names[i]);
         long n = value == NULL ? -1 : PyLong_AsLong(value);
         Py_XDECREF(value);
         if (n == -1 && PyErr_Occurred()) {

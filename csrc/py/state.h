@@ -118,6 +118,7 @@
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
     X(logger, "asyncio.log", "logger")                                                 \
+    X(RawSocket, "_socket", "socket")                                                  \
     X(socket, "socket", "socket")                                                      \
     X(LoopBase, "hotloop._base", "LoopBase")                                           \
     X(layout_probe, "hotloop._layout", "probe")                                        \
