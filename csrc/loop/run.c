@@ -155,28 +155,6 @@ queue_due(LoopObject *self)
 
 /* ---- running ---- */
 
-/* In debug mode a handle that held the loop up is named in the log. */
-static HL_COLD int
-run_handle_debug(LoopObject *self, PyObject *handle)
-{
-    double before, after;
-    hl_state *st = self->sched.st;
-    Py_XSETREF(self->current_handle, Py_NewRef(handle));
-    int rc = hl_loop_time(self, &before);
-    if (rc == 0) {
-        rc = hl_handle_run(st, handle);
-    }
-    if (rc == 0 && (rc = hl_loop_time(self, &after)) == 0 &&
-        after - before >= self->slow_callback_duration) {
-        PyObject *r =
-            PyObject_CallFunction(st->i_slow_callback, "Od", handle, after - before);
-        Py_XDECREF(r);
-        rc = r == NULL ? -1 : 0;
-    }
-    Py_CLEAR(self->current_handle);
-    return rc;
-}
-
 static int
 run_cont(LoopObject *self, PyObject *obj, hl_cont_fn fn)
 {
@@ -185,6 +163,31 @@ run_cont(LoopObject *self, PyObject *obj, hl_cont_fn fn)
     }
     return hl_report(self->sched.st, (PyObject *)self, "Exception in a transport", NULL,
                      NULL, NULL, NULL);
+}
+
+/* In debug mode a handle, or a transport, that held the loop up is named in the log.
+ * fn NULL: obj is a handle. */
+static HL_COLD int
+run_debug(LoopObject *self, PyObject *obj, hl_cont_fn fn)
+{
+    double before, after;
+    hl_state *st = self->sched.st;
+    if (fn == NULL) {
+        Py_XSETREF(self->current_handle, Py_NewRef(obj));
+    }
+    int rc = hl_loop_time(self, &before);
+    if (rc == 0) {
+        rc = fn == NULL ? hl_handle_run(st, obj) : run_cont(self, obj, fn);
+    }
+    if (rc == 0 && (rc = hl_loop_time(self, &after)) == 0 &&
+        after - before >= self->slow_callback_duration) {
+        PyObject *r =
+            PyObject_CallFunction(st->i_slow_callback, "Od", obj, after - before);
+        Py_XDECREF(r);
+        rc = r == NULL ? -1 : 0;
+    }
+    Py_CLEAR(self->current_handle);
+    return rc;
 }
 
 /* Runs one entry, which is ours now.  -1: what must leave run_forever(). */
@@ -204,12 +207,13 @@ run_entry(LoopObject *self, hl_entry e)
         break;
     case HL_KIND_HANDLE:
         hl_current_clear(s, (PyObject *)self);
-        rc = HL_UNLIKELY(s->debug) ? run_handle_debug(self, obj)
+        rc = HL_UNLIKELY(s->debug) ? run_debug(self, obj, NULL)
                                    : hl_handle_run(s->st, obj);
         break;
     default:
         hl_current_clear(s, (PyObject *)self);
-        rc = run_cont(self, obj, (hl_cont_fn)e.arg);
+        rc = HL_UNLIKELY(s->debug) ? run_debug(self, obj, (hl_cont_fn)e.arg)
+                                   : run_cont(self, obj, (hl_cont_fn)e.arg);
         break;
     }
     Py_DECREF(obj);

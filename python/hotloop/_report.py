@@ -37,7 +37,7 @@ def handle_failed(handle: Any, loop: Any, callback: Any, args: Any, exc: BaseExc
 
 
 def slow_callback(handle: Any, seconds: float) -> None:
-    """Log, in debug mode, that a callback held the loop up."""
-    owner = getattr(handle._callback, "__self__", None)
+    """Log, in debug mode, that a callback, or a transport with its protocol, held the loop up."""
+    owner = getattr(getattr(handle, "_callback", None), "__self__", None)
     text = repr(owner) if isinstance(owner, tasks.Task) else str(handle)
     logger.warning("Executing %s took %.3f seconds", text, seconds)

@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import sys
+import time
 import warnings
 import weakref
 from typing import Any
@@ -564,6 +565,26 @@ def test_closed_loop(anyloop: Any) -> None:
         one.transport = None
         gc.collect()
     one.far.close()
+
+
+def test_slow_protocol_is_named(anyloop: Any, caplog: Any) -> None:
+    anyloop.set_debug(True)
+    anyloop.slow_callback_duration = 0.05
+
+    class P(Recorder):
+        def data_received(self, data: bytes) -> None:
+            time.sleep(0.06)
+            super().data_received(data)
+
+    async def main() -> None:
+        one = await link(P())
+        await one.send(b"x")
+        await one.protocol.until_data(1)
+        await finish(one)
+
+    anyloop.run_until_complete(main())
+    said = [r.getMessage() for r in caplog.records if "took" in r.getMessage()]
+    assert any("Executing <" in text and "Transport" in text for text in said), said
 
 
 def test_debug_log(anyloop: Any, caplog: Any) -> None:
