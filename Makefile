@@ -119,7 +119,7 @@ conformance: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(PIP) install '.[bench]'
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/compare.py
 
 package: $(READY)
 	@$(BIN)/python tools/check-package.py build/package-$(TAG)

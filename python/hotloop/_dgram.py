@@ -169,9 +169,7 @@ class DgramMixin(Base):
             _check_sock(sock, modifiers)
             sock.setblocking(False)
         else:
-            candidates = await self._dgram_candidates(
-                local_addr, remote_addr, family, proto, flags
-            )
+            candidates = await self._dgram_candidates(local_addr, remote_addr, family, proto, flags)
             first_error: OSError | None = None
             try:
                 for candidate in candidates:
