@@ -27,9 +27,10 @@ def heap_types() -> dict[str, type]:
     names = {"hotloop", "hotloop._core"}
     found = {}
     for cls in gc.get_objects():
-        if isinstance(cls, type) and cls.__module__ in names:
-            if getattr(_core, cls.__name__, None) is cls:
-                found[cls.__name__] = cls
+        if not isinstance(cls, type) or cls.__module__ not in names:
+            continue
+        if getattr(_core, cls.__name__, None) is cls:
+            found[cls.__name__] = cls
     return found
 
 
