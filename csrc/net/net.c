@@ -2,6 +2,7 @@
 #include "net/net.h"
 #include "net/dgram.h"
 #include "net/listen.h"
+#include "net/pipe.h"
 #include "net/stream.h"
 
 /* loop._make_stream_transport(sock, protocol, waiter=None, extra=None, server=None): on
@@ -47,6 +48,10 @@ flush_writes(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyMethodDef net_methods[] = {
+    {"_make_read_pipe_transport", (PyCFunction)(void (*)(void))hl_loop_read_pipe,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_make_write_pipe_transport", (PyCFunction)(void (*)(void))hl_loop_write_pipe,
+     METH_VARARGS | METH_KEYWORDS, NULL},
     {"_flush_writes", flush_writes, METH_NOARGS, NULL},
     {"_make_stream_transport", (PyCFunction)(void (*)(void))make_stream_transport,
      METH_VARARGS | METH_KEYWORDS, NULL},
@@ -61,7 +66,7 @@ int
 hl_net_exec(PyObject *mod, hl_state *st)
 {
     if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0 ||
-        hl_dgram_exec(mod, st) < 0) {
+        hl_dgram_exec(mod, st) < 0 || hl_pipe_exec(mod, st) < 0) {
         return -1;
     }
     return hl_loop_add_methods(st, net_methods);

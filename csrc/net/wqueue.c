@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 void
 hl_wqueue_init(hl_wqueue *q)
@@ -86,13 +87,13 @@ consume(hl_wqueue *q, size_t n)
 
 /* One system call: the number of bytes that left, or -errno. */
 static ssize_t
-send_some(hl_wqueue *q, int fd, size_t *tried)
+send_some(hl_wqueue *q, int fd, bool sock, size_t *tried)
 {
     ssize_t n;
     hl_chunk *c = q->v + q->head;
     if (q->len == 1) {
         *tried = c->len;
-        n = send(fd, c->ptr, c->len, MSG_NOSIGNAL);
+        n = sock ? send(fd, c->ptr, c->len, MSG_NOSIGNAL) : write(fd, c->ptr, c->len);
     }
     else {
         struct iovec iov[HL_WQUEUE_IOV];
@@ -103,25 +104,38 @@ send_some(hl_wqueue *q, int fd, size_t *tried)
             *tried += c[i].len;
         }
         struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
-        n = sendmsg(fd, &msg, MSG_NOSIGNAL);
+        n = sock ? sendmsg(fd, &msg, MSG_NOSIGNAL) : writev(fd, iov, (int)count);
     }
     return n < 0 ? -errno : n;
 }
 
-int
-hl_wqueue_send(hl_wqueue *q, int fd)
+static int
+drain(hl_wqueue *q, int fd, bool sock)
 {
     while (q->len > 0) {
         size_t tried;
-        ssize_t n = send_some(q, fd, &tried);
+        ssize_t n = send_some(q, fd, sock, &tried);
         if (n < 0) {
             return n == -EINTR || n == -EWOULDBLOCK ? -EAGAIN : (int)n;
         }
         consume(q, (size_t)n);
         if ((size_t)n < tried) {
-            return -EAGAIN; /* the socket's buffer is full: the next call would say so
+            return -EAGAIN; /* the descriptor's buffer is full: the next call would say
+                             * so
                              */
         }
     }
     return 0;
+}
+
+int
+hl_wqueue_send(hl_wqueue *q, int fd)
+{
+    return drain(q, fd, true);
+}
+
+int
+hl_wqueue_write(hl_wqueue *q, int fd)
+{
+    return drain(q, fd, false);
 }

@@ -33,5 +33,7 @@ int hl_wqueue_push(hl_wqueue *q, PyObject *owner, const char *ptr, size_t len);
 /* Sends from the front until the queue is empty or the socket takes no more: 0 when it
  * is empty now, -EAGAIN when something is left, or another -errno. */
 int hl_wqueue_send(hl_wqueue *q, int fd);
+/* The same for a descriptor that is no socket. */
+int hl_wqueue_write(hl_wqueue *q, int fd);
 
 #endif

@@ -33,6 +33,7 @@
     X(call_later)                                                                      \
     X(call_soon)                                                                       \
     X(cancel)                                                                          \
+    X(close)                                                                           \
     X(connection_lost)                                                                 \
     X(connection_made)                                                                 \
     X(context)                                                                         \
@@ -54,12 +55,14 @@
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
     X(handle)                                                                          \
+    X(info)                                                                            \
     X(is_running)                                                                      \
     X(loop)                                                                            \
     X(message)                                                                         \
     X(msg)                                                                             \
     X(pause_writing)                                                                   \
     X(peername)                                                                        \
+    X(pipe)                                                                            \
     X(proto)                                                                           \
     X(protocol)                                                                        \
     X(result)                                                                          \
@@ -88,6 +91,8 @@
     X(EventLoop)                                                                       \
     X(StreamTransport)                                                                 \
     X(DatagramTransport)                                                               \
+    X(ReadPipeTransport)                                                               \
+    X(WritePipeTransport)                                                              \
     X(Listener)
 
 /* X(field, module, attribute): st->i_FIELD, imported when our module is. */
@@ -114,6 +119,7 @@
     X(unregister_eager_task, "asyncio.tasks", "_unregister_eager_task")                \
     X(Transport, "asyncio.transports", "Transport")                                    \
     X(BaseDatagramTransport, "asyncio.transports", "DatagramTransport")                \
+    X(ReadTransport, "asyncio.transports", "ReadTransport")                            \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from hotloop._dgram import DgramMixin
 from hotloop._net import NetMixin
+from hotloop._pipe import PipeMixin
 from hotloop._signals import SignalsMixin, _iscoroutinefunction
 from hotloop._sock import SockMixin
+from hotloop._subprocess import SubprocessMixin
 
 ContextDict = dict[str, Any]
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, ContextDict], object]
@@ -70,7 +72,15 @@ def _is_numeric_port(port: object) -> bool:
     return type(port) is bytes and port.isdigit()
 
 
-class LoopBase(SignalsMixin, SockMixin, NetMixin, DgramMixin, asyncio.AbstractEventLoop):
+class LoopBase(
+    SignalsMixin,
+    SockMixin,
+    NetMixin,
+    DgramMixin,
+    PipeMixin,
+    SubprocessMixin,
+    asyncio.AbstractEventLoop,
+):
     """Cold policy of the loop: exception handlers, executors, name resolution, start and end."""
 
     _default_executor: Executor | None = None
@@ -141,6 +151,7 @@ class LoopBase(SignalsMixin, SockMixin, NetMixin, DgramMixin, asyncio.AbstractEv
                 executor.shutdown(wait=False)
         finally:
             self._close_signals()
+            self._close_children()
 
     def _debug_changed(self, enabled: bool) -> None:
         """set_debug() on a running loop, perhaps from another thread."""

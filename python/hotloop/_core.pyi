@@ -263,11 +263,7 @@ class EventLoop(LoopBase):
 
     # ---- not there yet: NotImplementedError ----
 
-    connect_read_pipe: Any
-    connect_write_pipe: Any
     create_datagram_endpoint: Any
-    subprocess_exec: Any
-    subprocess_shell: Any
 
     # ---- for the Python half ----
 
@@ -286,6 +282,18 @@ class StreamTransport(asyncio.Transport):
 @final
 class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     """The transport of a datagram socket; asyncio.DatagramTransport says what it does."""
+
+    max_size: int
+
+@final
+class ReadPipeTransport(asyncio.ReadTransport):
+    """The transport of a pipe's reading end; asyncio.ReadTransport says what it does."""
+
+    max_size: int
+
+@final
+class WritePipeTransport(asyncio.Transport):
+    """The transport of a pipe's writing end; asyncio.WriteTransport says what it does."""
 
     max_size: int
 

@@ -1,0 +1,137 @@
+/* The reading end of a pipe. */
+#include "net/pipe.h"
+
+#define SELF(op) ((PipeTransport *)(op))
+
+/* Every writer is gone.  Both calls are made even if the first cannot be. */
+static int
+on_eof(PipeTransport *t)
+{
+    hl_transport_log(HL_TRANSPORT(t), t->st->s_info, "was closed by peer");
+    if (t->lost) { /* a log handler closed us */
+        return 0;
+    }
+    t->closing = true;
+    hl_pipe_stop_reading(t);
+    PyObject *eof = PyObject_GetAttr(t->protocol, t->st->s_eof_received);
+    int rc = eof == NULL ? -1 : hl_transport_call_soon(HL_TRANSPORT(t), eof, NULL);
+    Py_XDECREF(eof);
+    PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
+    if (hl_pipe_close(t, Py_None) < 0) {
+        rc = -1;
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+    return rc;
+}
+
+static int
+on_read_error(PipeTransport *t, int err)
+{
+    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+        return 0;
+    }
+    if (!PyErr_Occurred()) {
+        (void)hl_raise_int(-err);
+    }
+    return hl_pipe_fatal(t, "Fatal read error on pipe transport", err);
+}
+
+static int
+read_ready(PyObject *self)
+{
+    PipeTransport *t = SELF(self);
+    ssize_t n;
+    PyObject *data = hl_transport_read(HL_TRANSPORT(t), t->fd, false, &n);
+    if (data == NULL) {
+        return n == 0 ? on_eof(t) : on_read_error(t, (int)-n);
+    }
+    PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_data_received, data);
+    Py_DECREF(data);
+    if (HL_UNLIKELY(res == NULL)) {
+        return hl_pipe_report(t, "ReadPipeTransport._read_ready()");
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+static int
+on_readable(PyObject *self)
+{
+    PipeTransport *t = SELF(self);
+    if (!t->reading) { /* queued before the watch ended */
+        return 0;
+    }
+    return hl_transport_in_ctx(HL_TRANSPORT(t), t->read_ctx, read_ready);
+}
+
+int
+hl_rpipe_start(PipeTransport *t)
+{
+    if (t->reading || t->closing || t->paused) {
+        return 0;
+    }
+    PyObject *ctx = PyContext_CopyCurrent(); /* reads belong to whoever started them */
+    if (ctx == NULL) {
+        return -1;
+    }
+    Py_XSETREF(t->read_ctx, ctx);
+    if (hl_loop_watch(t->loop, t->fd, HL_READ, (PyObject *)t, on_readable) < 0) {
+        return -1;
+    }
+    t->reading = true;
+    return 0;
+}
+
+static PyObject *
+rpipe_close(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PipeTransport *t = SELF(self);
+    if (!t->closing && hl_pipe_close(t, Py_None) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+rpipe_is_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(!SELF(self)->closing && !SELF(self)->paused);
+}
+
+static PyObject *
+rpipe_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PipeTransport *t = SELF(self);
+    if (!t->closing && !t->paused) {
+        t->paused = true;
+        hl_pipe_stop_reading(t);
+        hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "pauses reading");
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+rpipe_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PipeTransport *t = SELF(self);
+    if (t->closing || !t->paused) {
+        Py_RETURN_NONE;
+    }
+    t->paused = false;
+    if (hl_rpipe_start(t) < 0) {
+        return NULL;
+    }
+    hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "resumes reading");
+    Py_RETURN_NONE;
+}
+
+PyMethodDef hl_rpipe_methods[] = {
+    HL_PIPE_METHODS,
+    {"close", rpipe_close, METH_NOARGS, "Close the pipe."},
+    {"is_reading", rpipe_is_reading, METH_NOARGS, "Is it receiving?"},
+    {"pause_reading", rpipe_pause_reading, METH_NOARGS, "Stop receiving."},
+    {"resume_reading", rpipe_resume_reading, METH_NOARGS, "Receive again."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,241 @@
+"""Child processes: started by `subprocess.Popen`, their end seen through a pidfd.
+
+Nothing of SIGCHLD is used, so that a program may have a handler of its own.  Where there is no
+pidfd (an old kernel, a sandbox, no descriptor left) a thread waits.  Either way the child is
+reaped on the loop's thread, in the callback that tells the transport: a signal sent until then
+cannot hit a stranger that got its pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import threading
+from asyncio import base_subprocess
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Base = asyncio.AbstractEventLoop
+else:
+    Base = object
+
+_thread_numbers = itertools.count()
+
+
+class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
+    """asyncio's, which leaves open how a child is started."""
+
+    def _start(
+        self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        self._proc = subprocess.Popen(
+            args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr,
+            universal_newlines=False, bufsize=bufsize, **kwargs,
+        )  # fmt: skip
+
+
+def _check_popen(
+    shell: Any, must_be: bool, universal_newlines: Any, bufsize: Any, text: Any, encoding: Any,
+    errors: Any,
+) -> None:  # fmt: skip
+    """Keywords that would make the pipes something else than streams of bytes: ValueError."""
+    if universal_newlines:
+        raise ValueError("universal_newlines must be False")
+    if bool(shell) is not must_be:
+        raise ValueError(f"shell must be {must_be}")
+    if bufsize != 0:
+        raise ValueError("bufsize must be 0")
+    if text:
+        raise ValueError("text must be False")
+    if encoding is not None:
+        raise ValueError("encoding must be None")
+    if errors is not None:
+        raise ValueError("errors must be None")
+
+
+def _name_of(fd: Any) -> str:
+    if fd == subprocess.PIPE:
+        return "<pipe>"
+    if fd == subprocess.STDOUT:
+        return "<stdout>"
+    return repr(fd)
+
+
+def _describe(what: str, stdin: Any, stdout: Any, stderr: Any) -> str:
+    """What asyncio's debug log says of a child that is about to be started."""
+    parts = [what]
+    if stdin is not None:
+        parts.append(f"stdin={_name_of(stdin)}")
+    if stdout is not None and stderr == subprocess.STDOUT:
+        parts.append(f"stdout=stderr={_name_of(stdout)}")
+    else:
+        if stdout is not None:
+            parts.append(f"stdout={_name_of(stdout)}")
+        if stderr is not None:
+            parts.append(f"stderr={_name_of(stderr)}")
+    return " ".join(parts)
+
+
+def _reap(proc: subprocess.Popen[bytes]) -> int:
+    """The exit code of a child that has ended; whoever else waited for it may have it already.
+
+    The Popen object is told at once: left alone with a child that is gone it would say 0.
+    """
+    if proc.returncode is not None:
+        return proc.returncode
+    try:
+        _, status = os.waitpid(proc.pid, 0)
+    except ChildProcessError:
+        logger.warning(
+            "child process pid %d exit status already read: will report returncode 255", proc.pid
+        )
+        proc.returncode = 255
+    else:
+        proc.returncode = os.waitstatus_to_exitcode(status)
+    return proc.returncode
+
+
+class SubprocessMixin(Base):
+    """Child processes of a loop; a base of LoopBase."""
+
+    _pidfds: set[int] | None = None  # ours to close
+
+    if TYPE_CHECKING:
+
+        def _flush_writes(self) -> None: ...
+
+    async def subprocess_shell(
+        self,
+        protocol_factory: Any,
+        cmd: str | bytes,
+        *,
+        stdin: Any = subprocess.PIPE,
+        stdout: Any = subprocess.PIPE,
+        stderr: Any = subprocess.PIPE,
+        universal_newlines: Any = False,
+        shell: Any = True,
+        bufsize: Any = 0,
+        encoding: Any = None,
+        errors: Any = None,
+        text: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a command line through the shell; further keywords are subprocess.Popen's."""
+        if not isinstance(cmd, bytes | str):
+            raise ValueError("cmd must be a string")
+        _check_popen(shell, True, universal_newlines, bufsize, text, encoding, errors)
+        what = f"run shell command {cmd!r}"
+        return await self._spawn(
+            protocol_factory, what, cmd, True, stdin, stdout, stderr, bufsize, kwargs
+        )
+
+    async def subprocess_exec(
+        self,
+        protocol_factory: Any,
+        program: Any,
+        *args: Any,
+        stdin: Any = subprocess.PIPE,
+        stdout: Any = subprocess.PIPE,
+        stderr: Any = subprocess.PIPE,
+        universal_newlines: Any = False,
+        shell: Any = False,
+        bufsize: Any = 0,
+        encoding: Any = None,
+        errors: Any = None,
+        text: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a program with arguments; further keywords are subprocess.Popen's."""
+        _check_popen(shell, False, universal_newlines, bufsize, text, encoding, errors)
+        what = f"execute program {program!r}"
+        return await self._spawn(
+            protocol_factory, what, (program, *args), False, stdin, stdout, stderr, bufsize, kwargs
+        )
+
+    async def _spawn(
+        self, protocol_factory: Any, what: str, args: Any, shell: bool, stdin: Any, stdout: Any,
+        stderr: Any, bufsize: int, kwargs: dict[str, Any],
+    ) -> Any:  # fmt: skip
+        protocol = protocol_factory()
+        if debug := self.get_debug():
+            logger.debug(_describe(what, stdin, stdout, stderr))
+        transport = await self._make_subprocess_transport(
+            protocol, args, shell, stdin, stdout, stderr, bufsize, **kwargs
+        )
+        if debug and self.get_debug():
+            logger.info("%s: %r", what, transport)
+        return transport, protocol
+
+    async def _make_subprocess_transport(
+        self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any,
+        bufsize: int, extra: Any = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        self._flush_writes()  # the child may have what they go to, and starting it takes a while
+        waiter = self.create_future()
+        transport: Any = SubprocessTransport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize,
+            waiter=waiter, extra=extra, **kwargs,
+        )  # fmt: skip
+        self._watch_child(transport, transport._proc)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    # ---- the end of a child ----
+
+    def _watch_child(self, transport: Any, proc: subprocess.Popen[bytes]) -> None:
+        try:
+            pidfd = os.pidfd_open(proc.pid)
+        except (AttributeError, OSError):
+            threading.Thread(
+                target=self._wait_child,
+                args=(transport, proc),
+                name=f"asyncio-waitpid-{next(_thread_numbers)}",
+                daemon=True,
+            ).start()
+            return
+        if self._pidfds is None:
+            self._pidfds = set()
+        self._pidfds.add(pidfd)
+        self.add_reader(pidfd, self._pidfd_ready, pidfd, transport, proc)
+
+    def _pidfd_ready(self, pidfd: int, transport: Any, proc: subprocess.Popen[bytes]) -> None:
+        self.remove_reader(pidfd)
+        if self._pidfds is not None:
+            self._pidfds.discard(pidfd)
+        os.close(pidfd)
+        # In a turn of its own: what asyncio's child watchers do, and programs see the order.
+        self.call_soon_threadsafe(transport._process_exited, _reap(proc))
+
+    def _wait_child(self, transport: Any, proc: subprocess.Popen[bytes]) -> None:
+        """The body of the thread that waits for one child, and leaves it a zombie."""
+        try:
+            os.waitid(os.P_PID, proc.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            pass  # somebody else has reaped it: _reap() says so
+        try:
+            self.call_soon_threadsafe(self._child_exited, transport, proc)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            logger.warning("Loop %r that handles pid %r is closed", self, proc.pid)
+            _reap(proc)
+
+    def _child_exited(self, transport: Any, proc: subprocess.Popen[bytes]) -> None:
+        transport._process_exited(_reap(proc))
+
+    def _close_children(self) -> None:
+        """The loop is closing: children that still run are their Popen objects' business."""
+        pidfds, self._pidfds = self._pidfds, None
+        for pidfd in pidfds or ():
+            os.close(pidfd)
