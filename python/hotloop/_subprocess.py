@@ -91,7 +91,7 @@ def _reap(proc: subprocess.Popen[bytes]) -> int:
         _, status = os.waitpid(proc.pid, 0)
     except ChildProcessError:
         logger.warning(
-            "child process pid %d exit status already read: will report returncode 255", proc.pid
+            "child process pid %d exit status already read:  will report returncode 255", proc.pid
         )
         proc.returncode = 255
     else:
