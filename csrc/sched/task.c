@@ -209,7 +209,7 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
                                      &name, &context, &eager)) {
         return -1;
     }
-    if (!HL_TASKS_IN_TSTATE) {
+    if (!HL_INIT_ONCE) {
         hl_task_unlink(t); /* __init__ may be called again */
     }
     if (hl_future_init(t->st, op, loop) < 0) {
