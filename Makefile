@@ -99,16 +99,20 @@ define suite
 	@echo "hotloop: building for $(1)"
 	@rm -rf build/$(1)-$(TAG)/lib
 	@CFLAGS="$(2)" $(BIN)/python setup.py -q build --build-base build/$(1)-$(TAG) --build-lib build/$(1)-$(TAG)/lib
-	$(3) PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG)/lib $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST)
+	@rm -f build/$(1)-$(TAG)/report*
+	$(3) PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG)/lib $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST) || \
+	    { cat build/$(1)-$(TAG)/report* 2>/dev/null; exit 1; }
 endef
 
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 .PHONY: asan debug
+# Reports go to a file: what pytest captures is lost when a sanitizer ends the process.
 # Leaks are looked for in the C tests only: the interpreter itself does not free all at exit.
 asan: $(INSTALLED)
 	$(call suite,asan,-O1 -g -UNDEBUG $(SANITIZE),LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
-	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc)
+	    ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan-$(TAG)/report \
+	    UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/build/asan-$(TAG)/report PYTHONMALLOC=malloc)
 
 debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)

@@ -141,7 +141,9 @@ hl_sched_flush_now(hl_sched *s)
         Py_DECREF(obj);
     }
     s->n_flush -= i;
-    memmove(s->flush, s->flush + i, s->n_flush * sizeof(*s->flush));
+    if (s->n_flush > 0) { /* only after a failure */
+        memmove(s->flush, s->flush + i, s->n_flush * sizeof(*s->flush));
+    }
     return rc;
 }
 
