@@ -45,6 +45,14 @@
 /* From 3.15 on __init__ refuses to run twice. */
 #define HL_INIT_ONCE (PY_VERSION_HEX >= 0x030F0000)
 
+/* What a task that ended eagerly holds for its coroutine (a new reference, or NULL): on
+ * 3.12 an unbound asyncio.Task.get_coro() takes NULL for an object. */
+#if PY_VERSION_HEX < 0x030D0000
+#define HL_NO_CORO Py_NewRef(Py_None)
+#else
+#define HL_NO_CORO NULL
+#endif
+
 /* asyncio's fut_state, by value. */
 enum { HL_PENDING = 0, HL_CANCELLED = 1, HL_FINISHED = 2 };
 

@@ -83,7 +83,8 @@ eager_start(hl_state *st, TaskObject *t)
         PyErr_SetRaisedException(saved);
     }
     if (t->state != HL_PENDING) {
-        Py_CLEAR(t->coro); /* it will not run again; frees its frame early */
+        /* It will not run again: its frame is freed early. */
+        Py_XSETREF(t->coro, HL_NO_CORO);
     }
     return rc;
 }
