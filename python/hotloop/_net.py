@@ -97,18 +97,24 @@ def _bind_local(
             errors.append(_bind_error(exc, address))
         else:
             return
-    if errors:
-        raise errors.pop()
-    raise OSError(f"no matching local address with {family=} found")
+    try:
+        if errors:
+            raise errors.pop()
+        raise OSError(f"no matching local address with {family=} found")
+    finally:
+        del errors  # the caller adds what is raised to it: a cycle by way of this frame
 
 
 def _raise_connect_errors(errors: list[OSError], all_errors: bool) -> None:
-    if all_errors:
-        raise ExceptionGroup("create_connection failed", errors)
-    texts = [str(exc) for exc in errors]
-    if len(set(texts)) == 1:
-        raise errors[0]
-    raise OSError(f"Multiple exceptions: {', '.join(texts)}")
+    try:
+        if all_errors:
+            raise ExceptionGroup("create_connection failed", errors)
+        texts = [str(exc) for exc in errors]
+        if len(set(texts)) == 1:
+            raise errors[0]
+        raise OSError(f"Multiple exceptions: {', '.join(texts)}")
+    finally:
+        del errors  # the traceback of what is raised holds this frame: no cycle
 
 
 def _set_reuseport(sock: socket.socket) -> None:

@@ -52,6 +52,7 @@ def _try(future: asyncio.Future[Any], call: Callable[..., Any], *args: Any) -> N
         raise
     except BaseException as exc:
         future.set_exception(exc)
+        del future  # the exception holds this frame: no cycle
     else:
         future.set_result(result)
 
@@ -207,6 +208,7 @@ class SockMixin(Base):
         finally:
             if not handle.cancelled():
                 self._remove_reader(fd)
+            del future, handle  # what the future raises holds this frame: no cycle
 
     async def _when_writable(
         self, sock: socket.socket, call: Callable[..., Any], *args: Any
@@ -221,6 +223,7 @@ class SockMixin(Base):
         finally:
             if not handle.cancelled():
                 self._remove_writer(fd)
+            del future, handle  # what the future raises holds this frame: no cycle
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to nbytes bytes."""
@@ -344,6 +347,7 @@ class SockMixin(Base):
         finally:
             if not handle.cancelled():
                 self._remove_reader(fd)
+            del future, handle  # what the future raises holds this frame: no cycle
 
     async def sock_sendfile(
         self,
