@@ -99,7 +99,7 @@ def _literal(address: Any, family: int, type: int, proto: int) -> Any:
     """What getaddrinfo() would give for a numeric (host, port, ...); None: it must be asked."""
     host, port = address[:2]
     try:
-        port = int(port or 0)
+        port = 0 if port is None or port == "" or port == b"" else int(port)
     except (TypeError, ValueError):
         return None  # a service
     if isinstance(host, bytes | bytearray):
@@ -112,7 +112,7 @@ def _literal(address: Any, family: int, type: int, proto: int) -> Any:
     for af in INTERNET if family == socket.AF_UNSPEC else (family,):
         try:
             socket.inet_pton(af, host)
-        except (OSError, ValueError):
+        except OSError:  # but not the ValueError for a null: getaddrinfo() would stop there
             continue
         tail = (*address[2:4], 0, 0)[:2] if af == socket.AF_INET6 else ()
         return af, type, named, "", (host, port, *tail)
