@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
+import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -101,8 +103,6 @@ async def iterated(loop: Loop) -> None:
 
 
 async def watched(loop: Loop) -> None:
-    import socket
-
     one, two = socket.socketpair()
     with one, two:
         future = loop.create_future()
@@ -113,8 +113,6 @@ async def watched(loop: Loop) -> None:
 
 
 async def sock_calls(loop: Loop) -> None:
-    import socket
-
     one, two = socket.socketpair()
     with one, two:
         one.setblocking(False)
@@ -154,47 +152,45 @@ async def aborted(loop: Loop) -> None:
     await server.wait_closed()
 
 
-async def refused(loop: Loop) -> None:
-    import socket
+@contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port that is taken, so that nobody connects to itself, and does not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    try:
-        await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
-    except OSError:
-        pass
+
+async def refused(loop: Loop) -> None:
+    with refusing_port() as port:
+        try:
+            await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+        except OSError:
+            pass
 
 
 async def refused_in_other_ways(loop: Loop) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     ways: list[dict[str, Any]] = [
         {"all_errors": True},
         {"local_addr": ("127.0.0.1", 0)},
         {"local_addr": ("192.0.2.1", 0)},
         {"local_addr": ("::1", 0)},
     ]
-    for way in ways:
-        try:
-            await loop.create_connection(asyncio.Protocol, "127.0.0.1", port, **way)
-        except* OSError:
-            pass
+    with refusing_port() as port:
+        for way in ways:
+            try:
+                await loop.create_connection(asyncio.Protocol, "127.0.0.1", port, **way)
+            except* OSError:
+                pass
 
 
 async def refused_in_a_race(loop: Loop) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    try:
-        await loop.create_connection(asyncio.Protocol, "127.0.0.1", port, happy_eyeballs_delay=0.25)
-    except OSError:
-        pass
+    with refusing_port() as port:
+        try:
+            await loop.create_connection(
+                asyncio.Protocol, "127.0.0.1", port, happy_eyeballs_delay=0.25
+            )
+        except OSError:
+            pass
 
 
 SLOW: list[Scenario] = [streams, aborted, refused, refused_in_other_ways, refused_in_a_race]
