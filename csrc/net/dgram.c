@@ -402,13 +402,8 @@ static PyObject *
 dgram_repr(PyObject *self)
 {
     DatagramTransport *t = SELF(self);
-    const char *state = t->sock == NULL ? " closed" : t->closing ? " closing" : "";
-    if (t->loop == NULL || t->loop->closed) {
-        return PyUnicode_FromFormat("<DatagramTransport%s fd=%d>", state, t->fd);
-    }
-    return PyUnicode_FromFormat(
-        "<DatagramTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, t->fd,
-        t->reading ? "polling" : "idle", t->writing ? "polling" : "idle", t->out_bytes);
+    return hl_transport_repr(HL_TRANSPORT(t), "DatagramTransport", t->sock != NULL,
+                             t->out_bytes);
 }
 
 /* ---- the end ---- */

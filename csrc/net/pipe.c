@@ -15,9 +15,9 @@ hl_pipe_close(PipeTransport *t, PyObject *exc)
         return 0;
     }
     t->closing = true;
-    hl_pipe_stop_writing(t);
+    hl_transport_stop_writing(HL_TRANSPORT(t));
     hl_wqueue_clear(&t->out);
-    hl_pipe_stop_reading(t);
+    hl_transport_stop_reading(HL_TRANSPORT(t));
     if (hl_transport_soon(HL_TRANSPORT(t), t->st->s__call_connection_lost, exc) < 0) {
         return -1;
     }
@@ -46,23 +46,6 @@ hl_pipe_fatal(PipeTransport *t, const char *message, int err)
     return rc;
 }
 
-int
-hl_pipe_report(PipeTransport *t, const char *where)
-{
-    if (t->loop == NULL || hl_err_propagates()) {
-        return -1;
-    }
-    char message[80];
-    (void)PyOS_snprintf(message, sizeof(message), "Exception in callback %s", where);
-    PyObject *loop = Py_NewRef(t->loop);
-    PyObject *protocol = Py_NewRef(t->protocol != NULL ? t->protocol : Py_None);
-    int rc = hl_report(t->st, loop, message, t->st->s_transport, (PyObject *)t,
-                       t->st->s_protocol, protocol);
-    Py_DECREF(protocol);
-    Py_DECREF(loop);
-    return rc;
-}
-
 /* Closes the file object: 0 or -1. */
 static int
 close_pipe(PipeTransport *t)
@@ -85,8 +68,8 @@ hl_pipe_lost(PipeTransport *t, PyObject *exc)
     PyObject *raised = res == NULL ? PyErr_GetRaisedException() : NULL;
     Py_XDECREF(res);
     if (t->loop != NULL) {
-        hl_pipe_stop_reading(t);
-        hl_pipe_stop_writing(t);
+        hl_transport_stop_reading(HL_TRANSPORT(t));
+        hl_transport_stop_writing(HL_TRANSPORT(t));
     }
     t->closing = t->lost = true;
     hl_wqueue_clear(&t->out);
@@ -114,7 +97,7 @@ hl_pipe_start(PyObject *self, PyObject *Py_UNUSED(unused))
     t->waiter = NULL;
     int rc = t->loop == NULL ? 0 : t->writer ? hl_wpipe_start(t) : hl_rpipe_start(t);
     if (rc < 0) {
-        rc = hl_pipe_report(t, "_start()");
+        rc = hl_transport_callback_failed(HL_TRANSPORT(t), "_start()");
     }
     if (waiter != NULL) {
         if (rc == 0) {
@@ -338,8 +321,8 @@ pipe_finalize(PyObject *self)
         PyErr_Clear();
     }
     if (t->loop != NULL) {
-        hl_pipe_stop_reading(t);
-        hl_pipe_stop_writing(t);
+        hl_transport_stop_reading(HL_TRANSPORT(t));
+        hl_transport_stop_writing(HL_TRANSPORT(t));
     }
     if (t->pipe != NULL && close_pipe(t) < 0) {
         PyErr_WriteUnraisable(self);

@@ -32,8 +32,6 @@ int hl_pipe_close(PipeTransport *t, PyObject *exc);
 /* Calls connection_lost(exc) and lets go of everything: 0, or -1 with what it raised.
  */
 int hl_pipe_lost(PipeTransport *t, PyObject *exc);
-/* What a protocol or the loop raised in a callback of ours: 0 or -1 as hl_report(). */
-int hl_pipe_report(PipeTransport *t, const char *where);
 PyObject *hl_loop_read_pipe(PyObject *loop, PyObject *args, PyObject *kwargs);
 PyObject *hl_loop_write_pipe(PyObject *loop, PyObject *args, PyObject *kwargs);
 int hl_pipe_exec(PyObject *mod, hl_state *st);
@@ -60,23 +58,5 @@ PyObject *hl_pipe_call_connection_lost(PyObject *self, PyObject *exc);
     {                                                                                  \
         "_call_connection_lost", hl_pipe_call_connection_lost, METH_O, NULL            \
     }
-
-static inline void
-hl_pipe_stop_reading(PipeTransport *t)
-{
-    if (t->reading) {
-        t->reading = false;
-        hl_loop_unwatch(t->loop, t->fd, HL_READ);
-    }
-}
-
-static inline void
-hl_pipe_stop_writing(PipeTransport *t)
-{
-    if (t->writing) {
-        t->writing = false;
-        hl_loop_unwatch(t->loop, t->fd, HL_WRITE);
-    }
-}
 
 #endif

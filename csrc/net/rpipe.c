@@ -12,7 +12,7 @@ on_eof(PipeTransport *t)
         return 0;
     }
     t->closing = true;
-    hl_pipe_stop_reading(t);
+    hl_transport_stop_reading(HL_TRANSPORT(t));
     PyObject *eof = PyObject_GetAttr(t->protocol, t->st->s_eof_received);
     int rc = eof == NULL ? -1 : hl_transport_call_soon(HL_TRANSPORT(t), eof, NULL);
     Py_XDECREF(eof);
@@ -50,7 +50,8 @@ read_ready(PyObject *self)
     PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_data_received, data);
     Py_DECREF(data);
     if (HL_UNLIKELY(res == NULL)) {
-        return hl_pipe_report(t, "ReadPipeTransport._read_ready()");
+        return hl_transport_callback_failed(HL_TRANSPORT(t),
+                                            "ReadPipeTransport._read_ready()");
     }
     Py_DECREF(res);
     return 0;
@@ -106,7 +107,7 @@ rpipe_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
     PipeTransport *t = SELF(self);
     if (!t->closing && !t->paused) {
         t->paused = true;
-        hl_pipe_stop_reading(t);
+        hl_transport_stop_reading(HL_TRANSPORT(t));
         hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "pauses reading");
     }
     Py_RETURN_NONE;

@@ -570,15 +570,9 @@ static PyObject *
 stream_repr(PyObject *self)
 {
     StreamTransport *t = SELF(self);
-    const char *state = !t->open ? " closed" : t->closing ? " closing" : "";
-    if (t->loop == NULL || t->loop->closed) {
-        return PyUnicode_FromFormat("<StreamTransport%s fd=%d>", state, t->fd);
-    }
     /* Held bytes are as good as sent: asyncio would have sent them. */
-    return PyUnicode_FromFormat(
-        "<StreamTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>", state, t->fd,
-        t->reading ? "polling" : "idle", t->writing ? "polling" : "idle",
-        t->writing ? t->out.bytes : (size_t)0);
+    return hl_transport_repr(HL_TRANSPORT(t), "StreamTransport", t->open,
+                             t->writing ? t->out.bytes : 0);
 }
 
 /* ---- the end ---- */

@@ -344,6 +344,18 @@ hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n)
 /* ---- getters ---- */
 
 PyObject *
+hl_transport_repr(hl_transport *t, const char *name, bool open, size_t waiting)
+{
+    const char *state = !open ? " closed" : t->closing ? " closing" : "";
+    if (t->loop == NULL || t->loop->closed) {
+        return PyUnicode_FromFormat("<%s%s fd=%d>", name, state, t->fd);
+    }
+    return PyUnicode_FromFormat("<%s%s fd=%d read=%s write=<%s, bufsize=%zu>>", name,
+                                state, t->fd, t->reading ? "polling" : "idle",
+                                t->writing ? "polling" : "idle", waiting);
+}
+
+PyObject *
 hl_transport_get_object(PyObject *self, void *closure)
 {
     PyObject *value = *(PyObject **)((char *)self + (size_t)closure);

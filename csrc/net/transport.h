@@ -102,6 +102,9 @@ hl_transport_stop_writing(hl_transport *t)
 PyObject *hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n);
 
 /* ---- getters ---- */
+/* What asyncio's socket transports show of themselves; waiting: bytes to be sent. */
+PyObject *hl_transport_repr(hl_transport *t, const char *name, bool open,
+                            size_t waiting);
 /* An attribute that is an object field, or a bool: the closure is its offset. */
 PyObject *hl_transport_get_object(PyObject *self, void *closure);
 PyObject *hl_transport_get_bool(PyObject *self, void *closure);

@@ -60,7 +60,7 @@ on_write_error(PipeTransport *t, int err)
 {
     hl_wqueue_clear(&t->out);
     t->conn_lost++;
-    hl_pipe_stop_writing(t);
+    hl_transport_stop_writing(HL_TRANSPORT(t));
     (void)hl_raise_int(-err);
     return hl_pipe_fatal(t, "Fatal write error on pipe transport", err);
 }
@@ -73,7 +73,8 @@ write_ready(PyObject *self)
     if (rc < 0) {
         return rc == -EAGAIN ? 0 : on_write_error(t, -rc);
     }
-    hl_pipe_stop_writing(t); /* before the upcall, which may fill the queue again */
+    hl_transport_stop_writing(
+        HL_TRANSPORT(t)); /* before the upcall, which may fill the queue again */
     if (hl_flow_resume(HL_TRANSPORT(t), t->out.bytes) < 0) {
         return -1;
     }
@@ -81,7 +82,7 @@ write_ready(PyObject *self)
         return 0;
     }
     t->lost = true; /* close() waited for the last byte, which has left now */
-    hl_pipe_stop_reading(t);
+    hl_transport_stop_reading(HL_TRANSPORT(t));
     return hl_pipe_lost(t, Py_None);
 }
 
