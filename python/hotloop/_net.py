@@ -193,10 +193,10 @@ class _SendfileProtocol(protocols.Protocol):
 
 def _hand_over_read_ahead(protocol: Any, tls: Any) -> None:
     reader = getattr(protocol, "_stream_reader", None)
-    if isinstance(protocol, asyncio.StreamReaderProtocol) and reader is not None:
-        if reader._buffer:
-            tls._incoming.write(reader._buffer)
-            reader._buffer.clear()
+    streams = isinstance(protocol, asyncio.StreamReaderProtocol)
+    if streams and reader is not None and reader._buffer:
+        tls._incoming.write(reader._buffer)
+        reader._buffer.clear()
 
 
 class NetMixin(Base):
