@@ -6,6 +6,7 @@ import asyncio
 import gc
 import math
 import socket
+import sys
 import warnings
 
 import pytest
@@ -192,6 +193,9 @@ def test_not_a_number(anyloop, name, delay):
 
 @pytest.mark.parametrize("delay", [NAN, INF, -INF, 1e400, -1, "1", None, 1j])
 def test_sleep(same, delay):
+    if delay != delay and sys.version_info < (3, 13):
+        pytest.skip("asyncio.sleep() does not look at its argument: the timers' order decides")
+
     def scenario(loop):
         async def main():
             async with asyncio.timeout(0.005):
