@@ -7,6 +7,8 @@ operations took. What is measured is inside the running loop; making and closing
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import socket
 import subprocess
 import sys
@@ -240,6 +242,50 @@ async def connect_greet(count: int) -> float:
     seconds = await loop.run_in_executor(None, connect)
     server.close()
     return seconds
+
+
+class _Bounce(asyncio.Protocol):
+    """Sends on what comes out of one pipe into another, and counts the rounds."""
+
+    def __init__(self, rounds: int, done: asyncio.Future[None]) -> None:
+        self.rounds = rounds
+        self.done = done
+        self.out: asyncio.WriteTransport
+
+    def data_received(self, data: bytes) -> None:
+        self.rounds -= 1
+        if self.rounds > 0:
+            self.out.write(data)
+        elif not self.done.done():
+            self.done.set_result(None)
+
+
+@row("pipe 1 KiB", 10_000)
+async def pipe_pass(count: int) -> float:
+    """A message through a pipe, both ends on this loop."""
+    loop = asyncio.get_running_loop()
+    r, w = os.pipe()
+    done = loop.create_future()
+    bounce = _Bounce(count, done)
+    source, _ = await loop.connect_read_pipe(lambda: bounce, io.FileIO(r, "r"))
+    bounce.out, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, io.FileIO(w, "w"))
+    start = time.perf_counter()
+    bounce.out.write(b"x" * 1024)
+    await done
+    seconds = time.perf_counter() - start
+    bounce.out.close()
+    source.close()
+    return seconds
+
+
+@row("spawn", 100)
+async def spawn(count: int) -> float:
+    """A child process, from its start to the end of communicate()."""
+    start = time.perf_counter()
+    for _ in range(count):
+        child = await asyncio.create_subprocess_exec("/bin/true", stdout=subprocess.PIPE)
+        await child.communicate()
+    return time.perf_counter() - start
 
 
 def measure(work: Work, factory: LoopFactory, count: int) -> float:

@@ -213,12 +213,12 @@ make_pipe(PyObject *self, PyObject *args, PyObject *kwargs, bool writer)
         Py_XDECREF(t);
         return NULL;
     }
-    t->waiter = waiter != Py_None ? Py_NewRef(waiter) : NULL;
-    t->pipe = Py_NewRef(pipe);
     if (hl_transport_soon(HL_TRANSPORT(t), t->st->s__start, NULL) < 0) {
         Py_DECREF(t);
         return NULL;
     }
+    t->waiter = waiter != Py_None ? Py_NewRef(waiter) : NULL;
+    t->pipe = Py_NewRef(pipe); /* from here on it is closed by us */
     return (PyObject *)t;
 }
 
