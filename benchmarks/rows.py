@@ -288,6 +288,60 @@ async def spawn(count: int) -> float:
     return time.perf_counter() - start
 
 
+_UDP_CLIENT = """
+import socket, sys, time
+port, count, window = map(int, sys.argv[1:])
+message = b"x" * 64
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.connect(("127.0.0.1", port))
+    s.settimeout(10)
+    def round_trips():
+        for _ in range(window):
+            s.send(message)
+        for _ in range(window):
+            s.recv(100)
+    round_trips()
+    start = time.perf_counter()
+    for _ in range(count // window):
+        round_trips()
+    print(time.perf_counter() - start)
+"""
+
+
+class _EchoDatagrams(asyncio.DatagramProtocol):
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
+
+
+async def _drive_udp(count: int, window: int) -> float:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(_EchoDatagrams, local_addr=("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    command = [sys.executable, "-S", "-c", _UDP_CLIENT, str(port), str(count), str(window)]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE)
+    output, _ = await loop.run_in_executor(None, client.communicate)
+    transport.close()
+    await asyncio.sleep(0)
+    return float(output)
+
+
+@row("udp echo", 5_000)
+async def udp_echo(count: int) -> float:
+    """Round trips of small datagrams, one under way at a time."""
+    return await _drive_udp(count, 1)
+
+
+@row("udp echo x50", 10_000)
+async def udp_echo_burst(count: int) -> float:
+    """The same with fifty under way: how fast datagrams that are there already are taken."""
+    return await _drive_udp(count, 50)
+
+
 def measure(work: Work, factory: LoopFactory, count: int) -> float:
     """Seconds of one round on a new loop."""
     with asyncio.Runner(loop_factory=factory) as runner:
