@@ -20,6 +20,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
@@ -31,6 +32,12 @@ FDS = "/proc/self/fd"
 FAILED = pytest.StashKey[bool]()  # set once a phase of the test has failed
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+# A shell starts background jobs with Ctrl-C ignored; tests and the children that they start
+# are about what it does otherwise.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
