@@ -59,6 +59,7 @@ hl_sched_clear(hl_sched *s)
             hl_entry_drop(e);
         }
     }
+    s->at_flush = 0;
 }
 
 void
@@ -126,25 +127,24 @@ hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn)
     return 0;
 }
 
+/* In the order of arrival.  fn may add to the list and, by a fork or a nested run, come
+ * here again: so the place lies in the scheduler, whoever is first runs the next entry,
+ * and an entry is blanked before it runs, lest it run twice. */
 int
 hl_sched_flush_now(hl_sched *s)
 {
-    /* In the order of arrival; fn may add to the list, so it is read by index.  An
-     * entry that has run is blanked at once: the collector must not see it again. */
-    int rc = 0;
-    size_t i = 0;
-    while (i < s->n_flush && rc == 0) {
-        hl_entry e = s->flush[i];
+    while (s->at_flush < s->n_flush) {
+        hl_entry e = s->flush[s->at_flush];
         PyObject *obj = entry_object(e);
-        rc = ((hl_cont_fn)e.arg)(obj);
-        s->flush[i++].tagged = 0;
+        s->flush[s->at_flush++].tagged = 0;
+        int rc = ((hl_cont_fn)e.arg)(obj);
         Py_DECREF(obj);
+        if (rc < 0) {
+            return -1; /* the others are left for the next call */
+        }
     }
-    s->n_flush -= i;
-    if (s->n_flush > 0) { /* only after a failure */
-        memmove(s->flush, s->flush + i, s->n_flush * sizeof(*s->flush));
-    }
-    return rc;
+    s->at_flush = s->n_flush = 0;
+    return 0;
 }
 
 int

@@ -37,7 +37,7 @@ typedef struct hl_sched {
                              current task (3.14); else NULL */
     PyObject **loop_slot; /* and its running loop */
     hl_entry *flush; /* run when the running callback or step is over; owned refs */
-    size_t n_flush, cap_flush;
+    size_t at_flush, n_flush, cap_flush; /* those before at_flush have run */
 } hl_sched;
 
 /* What every loop object begins with.  `brand` holds the address of hl_loop_brand in

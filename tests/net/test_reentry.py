@@ -1,0 +1,162 @@
+"""Callbacks that do what callbacks seldom do: fork, end the connection by hand, come back to life."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import warnings
+from typing import Any
+
+import pytest
+from netlib import BufferedRecorder, Link, Recorder, finish, link, tcp_pair
+
+
+async def full(one: Link) -> None:
+    """The socket takes no more, but the transport does not know it yet."""
+    sock = socket.socket(fileno=os.dup(one.transport.get_extra_info("socket").fileno()))
+    with sock:
+        sock.setblocking(False)
+        try:
+            while True:
+                sock.send(bytes(65536))
+        except BlockingIOError:
+            pass
+
+
+def test_fork_while_held_writes_leave(run: Any) -> None:
+    """pause_writing() may start a child, before which all held writes leave: also these."""
+
+    class Forks(Recorder):
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    async def main() -> None:
+        first, last = await link(), await link()
+        stuck = await link(Forks())
+        await full(stuck)
+        stuck.transport.set_write_buffer_limits(high=0)
+        first.transport.write(b"first")
+        stuck.transport.write(b"stuck")
+        last.transport.write(b"last")
+        await asyncio.sleep(0)
+        assert stuck.protocol.names().count("pause") == 1
+        assert await first.recv(5) == b"first"
+        assert await last.recv(4) == b"last"
+        first.transport.write(b"again")  # the list of held writes is as good as new
+        last.transport.write(b"too")
+        assert await first.recv(5) == b"again"
+        assert await last.recv(3) == b"too"
+        await finish(first, last, stuck)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [Recorder, BufferedRecorder])
+def test_nothing_works_after_connection_lost_by_hand(hotrun: Any, kind: type[Recorder]) -> None:
+    """asyncio's transports have no loop any more and raise AttributeError."""
+
+    async def main() -> None:
+        one = await link(kind())
+        t = one.transport
+        t.pause_reading()
+        t._call_connection_lost(None)
+        t.resume_reading()
+        t.write(b"x")
+        t.writelines([b"x"])
+        t.write_eof()
+        t.set_write_buffer_limits(high=0)
+        t.close()
+        t.abort()
+        t._call_connection_lost(None)
+        assert t.is_closing()
+        assert t.get_write_buffer_size() == 0
+        assert one.protocol.names() == ["made", "lost"]
+        one.far.close()
+        await asyncio.sleep(0)
+
+    hotrun(main())
+
+
+@pytest.mark.parametrize("method", ["data_received", "eof_received", "get_buffer"])
+def test_connection_lost_by_hand_while_reading(
+    hotrun: Any, handled_hot: list[Any], method: str
+) -> None:
+    base = BufferedRecorder if method == "get_buffer" else Recorder
+
+    class Ends(base):  # type: ignore[misc,valid-type]
+        pass
+
+    def end(self: Any, *args: Any) -> Any:
+        self.transport._call_connection_lost(None)
+        stranger.append(os.open("/dev/null", os.O_RDONLY))  # takes the number
+        return bytearray(5) if method == "get_buffer" else True
+
+    setattr(Ends, method, end)
+    stranger: list[int] = []
+
+    async def main() -> None:
+        one = await link(Ends())
+        if method == "eof_received":
+            one.far.close()
+        else:
+            await one.send(b"hello")
+        await one.protocol.until("lost")
+        await asyncio.sleep(0)
+        one.far.close()
+
+    hotrun(main())
+    for fd in stranger:
+        os.close(fd)
+    assert len(stranger) == 1
+
+
+@pytest.mark.parametrize("kind", ["stream", "write pipe"])
+def test_brought_back_by_the_warning(hotrun: Any, kind: str) -> None:
+    """The ResourceWarning of an abandoned transport names it: whoever keeps that has it again.
+
+    Its descriptor is closed by then, and the number may be a stranger's.
+    """
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        left, peer = socket.socketpair()
+        peer.setblocking(False)
+        if kind == "stream":
+            near, far = tcp_pair()
+            transport, protocol = await loop.create_connection(Recorder, sock=near)
+            transport.pause_reading()  # nothing but us keeps it now
+            others = [far.detach()]
+        else:
+            master, slave = os.openpty()  # a terminal's writing end is not watched
+            transport, protocol = await loop.connect_write_pipe(Recorder, open(slave, "wb", 0))
+            others = [master]
+        number = transport.get_extra_info("socket" if kind == "stream" else "pipe").fileno()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del transport, protocol
+            await asyncio.sleep(0)
+            gc.collect()
+        back = [w.source for w in caught if "unclosed transport" in str(w.message)]
+        assert len(back) == 1
+        stranger = os.dup2(left.fileno(), number)
+        back[0].write(b"to nobody")
+        if kind == "stream":
+            back[0].writelines([b"to nobody"])
+        await asyncio.sleep(0)
+        with pytest.raises(BlockingIOError):
+            peer.recv(100)
+        back[0].abort()
+        await asyncio.sleep(0)
+        os.close(stranger)
+        left.close()
+        peer.close()
+        for fd in others:
+            os.close(fd)
+
+    hotrun(main())
