@@ -3,6 +3,15 @@
 
 #include <unistd.h>
 
+/* Without a loop, or without a descriptor, nothing works any more: every method sees
+ * that by these two. */
+static void
+mark_dead(StreamTransport *t)
+{
+    t->closing = true;
+    t->conn_lost += t->conn_lost == 0;
+}
+
 /* Marks the transport as closing; its descriptor may be given to add_reader() again. */
 static void
 begin_closing(StreamTransport *t)
@@ -75,6 +84,7 @@ hl_stream_release(StreamTransport *t)
         return;
     }
     t->open = false;
+    mark_dead(t);
     PyObject *saved = PyErr_GetRaisedException();
     if (t->loop != NULL) {
         hl_stream_stop_reading(t);

@@ -459,6 +459,8 @@ dgram_clear(PyObject *self)
 {
     DatagramTransport *t = SELF(self);
     t->live_fd = NULL; /* it may have pointed into the socket */
+    t->closing = true; /* nothing works without a loop */
+    t->conn_lost += t->conn_lost == 0;
 #define X(f) Py_CLEAR(t->f);
     OBJECTS(X)
 #undef X

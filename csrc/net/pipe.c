@@ -214,6 +214,7 @@ make_pipe(PyObject *self, PyObject *args, PyObject *kwargs, bool writer)
         return NULL;
     }
     if (hl_transport_soon(HL_TRANSPORT(t), t->st->s__start, NULL) < 0) {
+        t->closing = t->lost = true; /* connection_made() is still to come */
         Py_DECREF(t);
         return NULL;
     }
@@ -320,6 +321,7 @@ pipe_finalize(PyObject *self)
         }
         PyErr_Clear();
     }
+    t->closing = t->lost = true; /* the warning may have brought it back to life */
     if (t->loop != NULL) {
         hl_transport_stop_reading(HL_TRANSPORT(t));
         hl_transport_stop_writing(HL_TRANSPORT(t));

@@ -626,6 +626,8 @@ stream_clear(PyObject *self)
 {
     StreamTransport *t = SELF(self);
     t->live_fd = &t->fd; /* it may have pointed into the socket */
+    t->closing = true;   /* nothing works without a loop */
+    t->conn_lost += t->conn_lost == 0;
 #define X(f) Py_CLEAR(t->f);
     OBJECTS(X)
 #undef X
