@@ -33,6 +33,7 @@ typedef struct {
     size_t out_bytes;   /* their size as asyncio counts it */
     int family;
     unsigned char tries; /* wake-ups since a second datagram was looked for in vain */
+    bool respelled;      /* `seen` is what sendto() got, in other words than ours */
     bool owned;          /* the loop knows the descriptor as a transport's */
     bool connected;      /* the socket has a peer, whose name is not empty */
     bool has_peer;       /* it has one */

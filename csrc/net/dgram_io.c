@@ -45,7 +45,8 @@ address_of(DatagramTransport *t, const hl_sockaddr *from, socklen_t len)
     if (len == 0) { /* a Unix socket without a name */
         return Py_NewRef(Py_None);
     }
-    if (t->seen != NULL && len == t->at_len && memcmp(from, &t->at, len) == 0) {
+    if (t->seen != NULL && !t->respelled && len == t->at_len &&
+        memcmp(from, &t->at, len) == 0) {
         return Py_NewRef(t->seen);
     }
     PyObject *addr = hl_addr_to_py(&from->any, len);
@@ -56,6 +57,7 @@ address_of(DatagramTransport *t, const hl_sockaddr *from, socklen_t len)
     if (from->any.sa_family != AF_INET6 || from->in6.sin6_flowinfo == 0) {
         memcpy(&t->at, from, len);
         t->at_len = len;
+        t->respelled = false;
         Py_XSETREF(t->seen, Py_NewRef(addr));
     }
     return addr;
@@ -136,7 +138,9 @@ on_error(DatagramTransport *t, const char *message)
 static int
 deliver(DatagramTransport *t, PyObject *data, PyObject *addr)
 {
-    PyObject *args[] = {NULL, Py_NewRef(t->protocol), data, addr};
+    PyObject *protocol =
+        t->protocol != NULL ? t->protocol : Py_None; /* ended by hand */
+    PyObject *args[] = {NULL, Py_NewRef(protocol), data, addr};
     PyObject *res = PyObject_VectorcallMethod(t->st->s_datagram_received, args + 1,
                                               3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     for (int i = 1; i < 4; i++) {
@@ -277,6 +281,23 @@ parse_address(DatagramTransport *t, PyObject *addr)
     return true;
 }
 
+/* Is addr, that t->at was made of, something else than recvfrom() would show?  IPv6
+ * addresses can be written in many ways, and scope and flow be left out. */
+static bool
+is_respelled(DatagramTransport *t, PyObject *addr)
+{
+    if (t->family == AF_INET) {
+        return false;
+    }
+    PyObject *plain = hl_addr_to_py(&t->at.any, t->at_len);
+    int same = plain == NULL ? -1 : PyObject_RichCompareBool(plain, addr, Py_EQ);
+    Py_XDECREF(plain);
+    if (same < 0) {
+        PyErr_Clear();
+    }
+    return same <= 0;
+}
+
 /* Has t->at be this address: false when only the socket object can tell what it means.
  */
 static bool
@@ -288,6 +309,7 @@ look_up(DatagramTransport *t, PyObject *addr)
     if ((t->family != AF_INET && t->family != AF_INET6) || !parse_address(t, addr)) {
         return false;
     }
+    t->respelled = is_respelled(t, addr);
     Py_XSETREF(t->seen, Py_NewRef(addr));
     return true;
 }

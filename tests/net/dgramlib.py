@@ -8,10 +8,23 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from netlib import LIMIT
 
 EMPTY_IS_SENT = sys.version_info >= (3, 13)
 HEADER = 8 if EMPTY_IS_SENT else 0  # what flow control counts besides a datagram's bytes
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine")
 
 
 class Dgrams(asyncio.DatagramProtocol):

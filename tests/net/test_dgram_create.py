@@ -13,21 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dgramlib import LOST, Dgrams, endpoint, finish, name_of, udp
+from dgramlib import LOST, Dgrams, endpoint, finish, name_of, needs_ipv6, udp
 
 ONLY_DGRAM = sys.version_info < (3, 13)
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dgramlib import (
     finish,
     full,
     name_of,
+    needs_ipv6,
     udp,
     unix_pair,
 )
@@ -778,5 +779,27 @@ def test_recvfrom_that_fails(run: Any, handled: Any) -> None:
         t.sendto(b"x", name_of(t))
         await p.until_event(("lost", "ZeroDivisionError"))
         assert [c["message"] for c in handled] == ["Fatal read error on datagram transport"]
+
+    run(main())
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "0:0:0:0:0:0:0:1", "::0.0.0.1"])
+def test_a_sender_is_named_as_by_recvfrom(run: Any, host: str) -> None:
+    """However the same address was written when something was sent to it."""
+
+    async def main() -> None:
+        transport, protocol = await endpoint(local_addr=("::1", 0))
+        other, answers = await endpoint(local_addr=("::1", 0))
+        port, back = name_of(other)[1], name_of(transport)[1]
+        for address in [(host, port), (host, port, 0), (host, port, 0, 0)]:
+            protocol.got.clear()
+            transport.sendto(b"there", address)
+            await answers.until_got(1)
+            answers.got.clear()
+            other.sendto(b"back", (host, back))
+            await protocol.until_got(1)
+            assert protocol.got == [(b"back", ("::1", port, 0, 0))]
+        await finish(transport, other)
 
     run(main())

@@ -1,4 +1,4 @@
-"""Callbacks that do what callbacks seldom do: fork, end the connection by hand, come back to life."""
+"""Callbacks that do the unusual: fork, end the connection by hand, come back to life."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 import pytest
+from dgramlib import LOST, endpoint
 from netlib import BufferedRecorder, Link, Recorder, finish, link, tcp_pair
 
 
@@ -134,7 +135,7 @@ def test_brought_back_by_the_warning(hotrun: Any, kind: str) -> None:
             others = [far.detach()]
         else:
             master, slave = os.openpty()  # a terminal's writing end is not watched
-            transport, protocol = await loop.connect_write_pipe(Recorder, open(slave, "wb", 0))
+            transport, protocol = await loop.connect_write_pipe(Recorder, os.fdopen(slave, "wb", 0))
             others = [master]
         number = transport.get_extra_info("socket" if kind == "stream" else "pipe").fileno()
         with warnings.catch_warnings(record=True) as caught:
@@ -160,3 +161,25 @@ def test_brought_back_by_the_warning(hotrun: Any, kind: str) -> None:
             os.close(fd)
 
     hotrun(main())
+
+
+def test_datagram_endpoint_ended_by_its_socket(hotrun: Any, handled_hot: list[Any]) -> None:
+    class Odd(socket.socket):
+        def recvfrom(self, *args: Any) -> Any:
+            transport._call_connection_lost(None)
+            return b"data", None
+
+    transport: Any = None
+
+    async def main() -> None:
+        nonlocal transport
+        sock = Odd(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        sock.sendto(b"x", sock.getsockname())
+        transport, protocol = await endpoint(sock=sock)
+        await protocol.until_event(LOST)
+        await asyncio.sleep(0)
+        assert protocol.got == []
+
+    hotrun(main())
+    assert [type(context["exception"]) for context in handled_hot] == [AttributeError]
