@@ -14,9 +14,10 @@
 
 typedef struct {
     hl_entry on[2]; /* [0] reader, [1] writer */
+    const void
+        *owner; /* the transport that has this descriptor, only compared; or NULL */
     uint32_t gen;
-    uint8_t want;      /* interest that the poller has been told */
-    uint8_t transport; /* != 0: a transport owns this descriptor */
+    uint8_t want; /* interest that the poller has been told */
 } hl_watch;
 
 typedef struct {

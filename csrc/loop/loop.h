@@ -57,11 +57,13 @@ unsigned char *hl_loop_scratch(LoopObject *self);
  * side is unwatched still calls fn once: fn checks its object's state.  0 or -1. */
 int hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj,
                   hl_cont_fn fn);
-void hl_loop_unwatch(LoopObject *self, int fd, uint32_t side);
-/* Marks fd as owned by a transport (or no more): add_reader() and friends then refuse
- * it with RuntimeError, as asyncio does. */
-int hl_loop_own_fd(LoopObject *self, int fd);
-void hl_loop_disown_fd(LoopObject *self, int fd);
+/* Only what obj watches: its descriptor may have been closed behind its back, and the
+ * number be watched for somebody else by now. */
+void hl_loop_unwatch(LoopObject *self, int fd, uint32_t side, PyObject *obj);
+/* Marks fd as owned by a transport (or no more, if it is still this one):
+ * add_reader() and friends then refuse it with RuntimeError, as asyncio does. */
+int hl_loop_own_fd(LoopObject *self, int fd, const void *owner);
+void hl_loop_disown_fd(LoopObject *self, int fd, const void *owner);
 /* -1 with asyncio's RuntimeError when a transport owns fd. */
 int hl_loop_check_fd_free(LoopObject *self, int fd);
 /* The descriptor of an int or of an object with fileno(): >= 0, or -1 with asyncio's

@@ -165,8 +165,8 @@ unwatch_pipe(LoopObject *self)
 {
     int rfd = self->signal_rfd;
     self->signal_rfd = -1;
-    hl_loop_disown_fd(self, rfd);
-    hl_loop_unwatch(self, rfd, HL_READ);
+    hl_loop_disown_fd(self, rfd, self);
+    hl_loop_unwatch(self, rfd, HL_READ, NULL);
 }
 
 static int
@@ -176,9 +176,9 @@ watch_pipe(LoopObject *self, int rfd)
     if (capsule == NULL) {
         return -1;
     }
-    int rc = hl_loop_own_fd(self, rfd);
+    int rc = hl_loop_own_fd(self, rfd, self);
     if (rc == 0 && (rc = hl_loop_watch(self, rfd, HL_READ, capsule, on_bytes)) < 0) {
-        hl_loop_disown_fd(self, rfd);
+        hl_loop_disown_fd(self, rfd, self);
     }
     Py_DECREF(capsule);
     return rc;

@@ -64,7 +64,7 @@ drop_stale(LoopObject *self, int fd, uint32_t side)
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
     hl_entry e = w->on[side_index(side)];
     if (e.tagged && entry_kind(e) == HL_KIND_HANDLE) {
-        hl_loop_unwatch(self, fd, side);
+        hl_loop_unwatch(self, fd, side, entry_object(e));
     }
 }
 
@@ -240,10 +240,13 @@ take_side(LoopObject *self, int fd, uint32_t side, hl_entry *old)
 }
 
 void
-hl_loop_unwatch(LoopObject *self, int fd, uint32_t side)
+hl_loop_unwatch(LoopObject *self, int fd, uint32_t side, PyObject *obj)
 {
     hl_entry old;
-    if (!take_side(self, fd, side, &old)) {
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    bool ours =
+        w != NULL && (obj == NULL || entry_object(w->on[side_index(side)]) == obj);
+    if (!ours || !take_side(self, fd, side, &old)) {
         return;
     }
     PyObject *exc = PyErr_GetRaisedException();
@@ -263,32 +266,32 @@ drop_handles(LoopObject *self, int fd)
         hl_watch *w = hl_fdtab_peek(&self->fds, fd);
         hl_entry e = w->on[side_index(side)];
         if (e.tagged && entry_kind(e) == HL_KIND_HANDLE) {
-            hl_loop_unwatch(self, fd, side);
+            hl_loop_unwatch(self, fd, side, entry_object(e));
         }
     }
 }
 
 int
-hl_loop_own_fd(LoopObject *self, int fd)
+hl_loop_own_fd(LoopObject *self, int fd, const void *owner)
 {
     hl_watch *w;
     int rc = hl_fdtab_get(&self->fds, fd, &w);
     if (rc < 0) {
         return hl_raise_int(rc);
     }
-    w->transport = 1;
+    w->owner = owner;
     drop_handles(self, fd);
     return 0;
 }
 
 void
-hl_loop_disown_fd(LoopObject *self, int fd)
+hl_loop_disown_fd(LoopObject *self, int fd, const void *owner)
 {
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (w == NULL || !w->transport) {
+    if (w == NULL || w->owner != owner) {
         return;
     }
-    w->transport = 0;
+    w->owner = NULL;
     if (w->want == 0) {
         w->gen++; /* else the poller would still report the old one */
     }
@@ -325,7 +328,7 @@ static int
 check_free(LoopObject *self, int fd, PyObject *fileobj)
 {
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (HL_LIKELY(w == NULL || !w->transport)) {
+    if (HL_LIKELY(w == NULL || w->owner == NULL)) {
         return 0;
     }
     PyObject *owner = entry_object(w->on[0].tagged ? w->on[0] : w->on[1]);
@@ -345,7 +348,7 @@ int
 hl_loop_check_fd_free(LoopObject *self, int fd)
 {
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (HL_LIKELY(w == NULL || !w->transport)) {
+    if (HL_LIKELY(w == NULL || w->owner == NULL)) {
         return 0;
     }
     PyObject *num = PyLong_FromLong(fd);
@@ -375,7 +378,7 @@ hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
             continue;
         }
         if (entry_kind(e) == HL_KIND_HANDLE && hl_handle_cancelled(obj)) {
-            hl_loop_unwatch(self, f->fd, side);
+            hl_loop_unwatch(self, f->fd, side, obj);
             continue;
         }
         if (hl_sched_push(&self->sched, entry_kind(e), obj, e.arg) < 0) {
@@ -393,7 +396,7 @@ hl_watch_clear(LoopObject *self)
     for (int fd = 0; fd < self->fds.cap; fd++) {
         hl_watch *w = &self->fds.v[fd];
         hl_entry old[2] = {w->on[0], w->on[1]};
-        w->transport = 0;
+        w->owner = NULL;
         if (!old[0].tagged && !old[1].tagged) {
             continue;
         }

@@ -23,7 +23,7 @@ begin_closing(StreamTransport *t)
     hl_stream_stop_reading(t);
     if (t->owned) {
         t->owned = false;
-        hl_loop_disown_fd(t->loop, t->fd);
+        hl_loop_disown_fd(t->loop, t->fd, t);
     }
 }
 
@@ -91,7 +91,7 @@ hl_stream_release(StreamTransport *t)
         hl_stream_stop_writing(t);
         if (t->owned) {
             t->owned = false;
-            hl_loop_disown_fd(t->loop, t->fd);
+            hl_loop_disown_fd(t->loop, t->fd, t);
         }
     }
     if (t->sock == NULL) {

@@ -121,7 +121,7 @@ static int
 adopt(DatagramTransport *t, PyObject *sock)
 {
     PyObject *made = PyObject_GetAttr(t->protocol, t->st->s_connection_made);
-    if (made == NULL || hl_loop_own_fd(t->loop, t->fd) < 0) {
+    if (made == NULL || hl_loop_own_fd(t->loop, t->fd, t) < 0) {
         Py_XDECREF(made);
         return -1;
     }
@@ -134,7 +134,7 @@ adopt(DatagramTransport *t, PyObject *sock)
         t->closing = true;
         t->conn_lost = 1;
         t->live_fd = NULL;
-        hl_loop_disown_fd(t->loop, t->fd);
+        hl_loop_disown_fd(t->loop, t->fd, t);
         Py_CLEAR(t->sock);
     }
     return rc;
@@ -186,7 +186,7 @@ begin_closing(DatagramTransport *t)
     hl_transport_stop_reading(HL_TRANSPORT(t));
     if (t->owned) {
         t->owned = false;
-        hl_loop_disown_fd(t->loop, t->fd);
+        hl_loop_disown_fd(t->loop, t->fd, t);
     }
 }
 

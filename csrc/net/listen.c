@@ -43,7 +43,7 @@ unwatch(Listener *l)
 {
     if (l->watching) {
         l->watching = false;
-        hl_loop_unwatch(l->loop, l->fd, HL_READ);
+        hl_loop_unwatch(l->loop, l->fd, HL_READ, (PyObject *)l);
     }
 }
 
@@ -174,12 +174,28 @@ connection(Listener *l, int fd, const hl_sockaddr *a, socklen_t len)
 
 /* ---- errors of accept4() ---- */
 
+/* Cancels the timer of back_off(), if there is one: 0 or -1. */
+static int
+drop_retry(Listener *l)
+{
+    PyObject *retry = l->retry;
+    if (retry == NULL) {
+        return 0;
+    }
+    l->retry = NULL;
+    PyObject *res = PyObject_CallMethodNoArgs(retry, l->st->s_cancel);
+    Py_DECREF(retry);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
 /* Out of descriptors or memory: the kernel would report the socket as ready for ever,
  * so it is left alone for a while.  The exception is set. */
 static int
 back_off(Listener *l)
 {
     PyObject *exc = PyErr_GetRaisedException();
+    PyObject *loop = Py_NewRef(l->loop);
     unwatch(l);
     PyObject *constants = PyImport_ImportModule("asyncio.constants");
     PyObject *delay = constants == NULL
@@ -187,12 +203,16 @@ back_off(Listener *l)
                           : PyObject_GetAttrString(constants, "ACCEPT_RETRY_DELAY");
     PyObject *resume =
         delay == NULL ? NULL : PyObject_GetAttrString((PyObject *)l, "_resume");
+    PyObject *timer = NULL;
     if (resume != NULL) {
-        PyObject *args[] = {(PyObject *)l->loop, delay, resume};
-        PyObject *timer = PyObject_VectorcallMethod(l->st->s_call_later, args, 3, NULL);
-        Py_XSETREF(l->retry, timer);
+        PyObject *args[] = {loop, delay, resume};
+        timer = PyObject_VectorcallMethod(l->st->s_call_later, args, 3, NULL);
     }
-    int rc = resume != NULL && l->retry != NULL ? 0 : -1;
+    int rc = timer != NULL ? 0 : -1;
+    Py_XSETREF(l->retry, timer);
+    if (rc == 0 && l->loop == NULL) { /* call_later() was overridden, and closed us */
+        rc = drop_retry(l);
+    }
     Py_XDECREF(resume);
     Py_XDECREF(delay);
     Py_XDECREF(constants);
@@ -200,10 +220,10 @@ back_off(Listener *l)
         rc < 0 ? NULL : PyObject_CallOneArg(l->st->i_TransportSocket, l->sock);
     if (sock == NULL) {
         Py_DECREF(exc);
+        Py_DECREF(loop);
         return -1;
     }
     PyErr_SetRaisedException(exc);
-    PyObject *loop = Py_NewRef(l->loop);
     rc = hl_report(l->st, loop, "socket.accept() out of system resource",
                    l->st->s_socket, sock, NULL, NULL);
     Py_DECREF(loop);
@@ -226,17 +246,14 @@ accept_failed(Listener *l, int err)
         PyErr_SetRaisedException(
             PyObject_CallFunction(PyExc_OSError, "is", err, strerror(err)));
         return back_off(l);
-    case EBADF:
-    case EINVAL:
-    case ENOTSOCK:
-    case EOPNOTSUPP:
-        unwatch(l); /* no socket that listens any more: it would fail for ever */
-        break;
     default:
         break;
     }
-    (void)hl_raise_int(-err);
     PyObject *loop = Py_NewRef(l->loop);
+    if (err == EBADF || err == EINVAL || err == ENOTSOCK || err == EOPNOTSUPP) {
+        unwatch(l); /* no socket that listens any more: it would fail for ever */
+    }
+    (void)hl_raise_int(-err);
     int rc = hl_report(l->st, loop, "socket.accept() failed", NULL, NULL, NULL, NULL);
     Py_DECREF(loop);
     return rc;
@@ -246,7 +263,7 @@ static int
 on_ready(PyObject *self)
 {
     Listener *l = SELF(self);
-    for (long i = 0; l->watching && i < l->backlog; i++) {
+    for (long i = 0; l->watching && (i == 0 || i < l->backlog); i++) {
         hl_sockaddr a;
         socklen_t len = sizeof(a);
         int fd = accept4(*l->live_fd, &a.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -274,18 +291,8 @@ listener_close(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     Listener *l = SELF(self);
     unwatch(l);
-    PyObject *retry = l->retry;
-    l->retry = NULL;
     Py_CLEAR(l->loop);
-    if (retry != NULL) {
-        PyObject *res = PyObject_CallMethodNoArgs(retry, l->st->s_cancel);
-        Py_DECREF(retry);
-        if (res == NULL) {
-            return NULL;
-        }
-        Py_DECREF(res);
-    }
-    Py_RETURN_NONE;
+    return drop_retry(l) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 #define OBJECTS(X)                                                                     \

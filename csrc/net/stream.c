@@ -219,7 +219,7 @@ hl_stream_new(LoopObject *loop, const hl_stream_args *args)
         Py_DECREF(made);
         return NULL;
     }
-    if (hl_loop_own_fd(loop, t->fd) < 0) {
+    if (hl_loop_own_fd(loop, t->fd, t) < 0) {
         goto fail;
     }
     t->owned = true;
@@ -246,7 +246,7 @@ fail: /* the caller keeps the descriptor */
     t->conn_lost = 1;
     if (t->owned) {
         t->owned = false;
-        hl_loop_disown_fd(loop, t->fd);
+        hl_loop_disown_fd(loop, t->fd, t);
     }
     Py_DECREF(made);
     Py_DECREF(t);
@@ -522,10 +522,10 @@ stream_lend(PyObject *self, PyObject *arg)
     }
     if (lend && t->owned) {
         t->owned = false;
-        hl_loop_disown_fd(t->loop, t->fd);
+        hl_loop_disown_fd(t->loop, t->fd, t);
     }
     else if (!lend && !t->owned && t->open && !t->closing) {
-        if (hl_loop_own_fd(t->loop, t->fd) < 0) {
+        if (hl_loop_own_fd(t->loop, t->fd, t) < 0) {
             return NULL;
         }
         t->owned = true;

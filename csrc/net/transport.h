@@ -83,7 +83,7 @@ hl_transport_stop_reading(hl_transport *t)
 {
     if (t->reading) {
         t->reading = false;
-        hl_loop_unwatch(t->loop, t->fd, HL_READ);
+        hl_loop_unwatch(t->loop, t->fd, HL_READ, (PyObject *)t);
     }
 }
 
@@ -92,7 +92,7 @@ hl_transport_stop_writing(hl_transport *t)
 {
     if (t->writing) {
         t->writing = false;
-        hl_loop_unwatch(t->loop, t->fd, HL_WRITE);
+        hl_loop_unwatch(t->loop, t->fd, HL_WRITE, (PyObject *)t);
     }
 }
 

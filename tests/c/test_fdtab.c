@@ -208,7 +208,7 @@ test_growth(void)
     check_entry(t.v[700].on[0], 1);
     CHECK_EQ(hl_fdtab_get(&t, t.cap - 1, &w),
              0); /* inside: room is room, open or not */
-    CHECK(w->gen == 0 && w->want == 0 && w->transport == 0);
+    CHECK(w->gen == 0 && w->want == 0 && w->owner == NULL);
     CHECK(t.used == 2 && hl_fdtab_check(&t));
     CHECK_EQ(close(700), 0);
     hl_fdtab_fini(&t);

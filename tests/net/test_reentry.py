@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import socket
 import warnings
 from typing import Any
 
 import pytest
 from dgramlib import LOST, endpoint
-from netlib import BufferedRecorder, Link, Recorder, finish, link, tcp_pair
+from netlib import LIMIT, BufferedRecorder, Link, Recorder, finish, link, tcp_pair
+
+import hotloop
 
 
 async def full(one: Link) -> None:
@@ -183,3 +186,85 @@ def test_datagram_endpoint_ended_by_its_socket(hotrun: Any, handled_hot: list[An
 
     hotrun(main())
     assert [type(context["exception"]) for context in handled_hot] == [AttributeError]
+
+
+def test_close_from_call_later_while_out_of_descriptors(backend: str, reports: list[Any]) -> None:
+    """asyncio accepts on, from the socket that is closed by then, and reports that as well."""
+
+    class Loop(hotloop.EventLoop):
+        def call_later(self, delay: float, callback: Any, *args: Any, **kw: Any) -> Any:
+            if delay == 1:
+                server.close()
+            return super().call_later(delay, callback, *args, **kw)
+
+    server: Any = None
+
+    async def main() -> None:
+        nonlocal server
+        server = await asyncio.get_running_loop().create_server(Recorder, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        with socket.socket() as sock:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            used = os.dup(0)
+            os.close(used)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+            try:
+                sock.connect(address)
+                async with asyncio.timeout(LIMIT):
+                    while server.is_serving():
+                        await asyncio.sleep(0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await asyncio.sleep(0)
+
+    loop = Loop(backend=backend)
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert len(reports) == 1
+    assert "socket.accept() out of system resource" in reports[0].message
+
+
+def test_backlog_of_zero(hotrun: Any) -> None:
+    """Up to 3.13 asyncio accepts none of them, and turns at full speed meanwhile."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Recorder, "127.0.0.1", 0, backlog=0)
+        _, protocol = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+        async with asyncio.timeout(LIMIT):
+            while not server._clients:
+                await asyncio.sleep(0)
+        server.close_clients()
+        await protocol.until("lost")
+        server.close()
+        await server.wait_closed()
+
+    hotrun(main())
+
+
+def test_a_stale_transport_does_not_stop_its_successor(hotrun: Any) -> None:
+    """Its socket was closed by somebody else, and another connection got the number."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: made.pop(), "127.0.0.1", 0)
+        one, made = await link(), [new := Recorder()]
+        far = socket.socket()
+        far.connect(server.sockets[0].getsockname())
+        number = one.transport._sock.fileno()
+        one.transport._sock.close()
+        await new.until("made")
+        assert new.transport._sock.fileno() == number
+        one.transport.abort()
+        await one.lost()
+        far.sendall(b"hello")
+        await new.until_data(5)
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            loop.add_reader(number, print)
+        one.far.close()
+        server.close()
+        await finish(Link(loop, new, new.transport, far))
+
+    hotrun(main())
