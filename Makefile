@@ -3,6 +3,7 @@
 #   make demo         the asyncio guide's programs, on hotloop
 #   make test         the suite, on every backend; the C core by C programs under the sanitizers
 #   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
+#   make integration  real programs on hotloop: aiohttp, uvicorn, asyncpg, Redis and more
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make debug        the suite with C assertions on
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
@@ -44,6 +45,7 @@ need_compiler = command -v $(CC) >/dev/null || \
 READY := $(VENV)/.ready
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
+PROGRAMS := $(VENV)/.programs
 
 SOURCES := setup.py pyproject.toml $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')
 
@@ -70,6 +72,10 @@ $(LINTERS): $(READY) tools/requirements-lint.txt
 	@$(PIP) install -r tools/requirements-lint.txt
 	@touch $@
 
+$(PROGRAMS): $(INSTALLED) tools/requirements-integration.txt
+	@$(PIP) install -r tools/requirements-integration.txt
+	@touch $@
+
 .PHONY: build
 build: $(INSTALLED)
 
@@ -77,12 +83,15 @@ build: $(INSTALLED)
 
 PYTHON_TREES := $(wildcard python tests tools examples benchmarks setup.py)
 
-.PHONY: demo test lint format
+.PHONY: demo test integration lint format
 demo: $(INSTALLED)
 	@$(BIN)/python examples/guide/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q $(PYTEST)
+
+integration: $(PROGRAMS)
+	$(BIN)/python -m pytest -q tests/integration $(PYTEST)
 
 lint: $(INSTALLED) $(LINTERS)
 	@$(BIN)/python tools/lint
@@ -128,7 +137,7 @@ bench: $(INSTALLED)
 package: $(READY)
 	@$(BIN)/python tools/check-package.py build/package-$(TAG)
 
-full: test conformance debug asan lint package demo
+full: test conformance integration debug asan lint package demo
 
 clean:
 	rm -rf build dist .venv .venv-* python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
