@@ -1,0 +1,78 @@
+"""Rows of the feature table in docs/compatibility.md: what hotloop is built for, and its types."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import hotloop
+
+PACKAGE = Path(hotloop.__file__).parent
+
+
+def run_python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=120)
+
+
+def test_python_version() -> None:
+    """The interpreter that runs this is one that the table names."""
+    assert sys.version_info[:2] in {(3, 12), (3, 13), (3, 14), (3, 15)}
+    assert sys.implementation.name == "cpython"
+
+
+def test_native_types() -> None:
+    """No fallback: the layout of asyncio's own types is known for this interpreter."""
+    assert hotloop.Task.__module__.startswith("hotloop")
+    assert hotloop.Future.__module__.startswith("hotloop")
+
+
+def test_typing() -> None:
+    """The package is marked as typed, and the C module's stub has all that it exports."""
+    assert (PACKAGE / "py.typed").is_file()
+    tree = ast.parse((PACKAGE / "_core.pyi").read_text())
+    stubbed = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    core = sys.modules["hotloop._core"]
+    types = {name for name, value in vars(core).items() if isinstance(value, type)}
+    assert {"EventLoop", "Future", "Handle", "Task", "TimerHandle"} <= stubbed & types
+    assert not {name for name in types if not name.startswith("_")} - stubbed
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="this is about builds with a GIL"
+)
+def test_subinterpreters_are_refused() -> None:
+    """Not yet: an interpreter with a GIL of its own gets an ImportError, and nothing worse."""
+    module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    if sys.version_info >= (3, 13):
+        make = f"import {module} as i; n = i.create('isolated')"
+    else:
+        make = f"import {module} as i; n = i.create(isolated=True)"
+    done = run_python(
+        "-c",
+        f"{make}; i.run_string(n, 'try:\\n import hotloop\\nexcept ImportError as e:\\n"
+        " print(\"refused\", e)\\n'); i.destroy(n); import hotloop; print('fine here')",
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("refused")
+    assert second == "fine here"
+
+
+def test_metadata_says_what_holds() -> None:
+    """No classifier and no dependency that the table would contradict."""
+    try:
+        meta = importlib.metadata.metadata("hotloop")
+    except importlib.metadata.PackageNotFoundError:
+        text = (PACKAGE.parents[1] / "pyproject.toml").read_text()
+        assert 'requires-python = ">=3.12"' in text
+        assert "dependencies = []" in text
+    else:
+        assert meta["Requires-Python"] == ">=3.12"
+        needs = meta.get_all("Requires-Dist") or []
+        assert all("extra ==" in need for need in needs)
