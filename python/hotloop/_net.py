@@ -535,7 +535,7 @@ class NetMixin(Base):
             raise
         return sockets
 
-    async def create_server(  # type: ignore[override]  # our Server is not asyncio.Server
+    async def create_server(
         self,
         protocol_factory: ProtocolFactory,
         host: Any = None,
@@ -695,7 +695,7 @@ class NetMixin(Base):
             raise
         return sock
 
-    async def create_unix_server(  # type: ignore[override]
+    async def create_unix_server(
         self,
         protocol_factory: ProtocolFactory,
         path: Any = None,

@@ -7,7 +7,7 @@ import socket
 import ssl as _ssl
 import sys
 import weakref
-from asyncio import events, tasks, trsock
+from asyncio import base_events, tasks, trsock
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ _CANCEL_CLOSES_CLIENTS: bool = sys.version_info >= (3, 14)
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
-class Server(events.AbstractServer):
+class Server(base_events.Server):
     """Listening sockets and the connections that came through them.
+
+    An asyncio.Server for those who ask, though every method and all state is of its own.
 
     Transports call `_attach` when they are made and `_detach` when they are gone; a server is
     closed for good once it listens no more and the last of them has gone.
@@ -101,7 +103,7 @@ class Server(events.AbstractServer):
         return self._serving
 
     @property
-    def sockets(self) -> tuple[trsock.TransportSocket, ...]:
+    def sockets(self) -> tuple[trsock.TransportSocket, ...]:  # type: ignore[override]
         return tuple(trsock.TransportSocket(sock) for sock in self._sockets or ())
 
     async def start_serving(self) -> None:

