@@ -126,21 +126,30 @@ hl_stream_detach(StreamTransport *t)
     return rc;
 }
 
+/* Fails a future of sendfile() (borrowed, may be NULL): 0 or -1. */
+static int
+fail_waiter(StreamTransport *t, PyObject *waiter)
+{
+    if (waiter == NULL) {
+        return 0;
+    }
+    Py_INCREF(waiter);
+    PyObject *exc = PyObject_CallFunction(PyExc_ConnectionError, "s",
+                                          "Connection is closed by peer");
+    int rc = exc == NULL ? -1 : hl_waiter_set(t->st, waiter, NULL, exc);
+    Py_XDECREF(exc);
+    Py_DECREF(waiter);
+    return rc;
+}
+
 /* Tells the server and sendfile() that this connection is over: 0 or -1. */
 static int
 tell_others(StreamTransport *t)
 {
-    int rc = hl_stream_detach(t);
-    PyObject *empty = t->empty_waiter;
-    if (rc == 0 && empty != NULL) {
-        PyObject *exc = PyObject_CallFunction(PyExc_ConnectionError, "s",
-                                              "Connection is closed by peer");
-        Py_INCREF(empty);
-        rc = exc == NULL ? -1 : hl_waiter_set(t->st, empty, NULL, exc);
-        Py_DECREF(empty);
-        Py_XDECREF(exc);
+    if (hl_stream_detach(t) < 0 || fail_waiter(t, t->empty_waiter) < 0) {
+        return -1;
     }
-    return rc;
+    return fail_waiter(t, t->lent);
 }
 
 int

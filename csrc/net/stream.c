@@ -510,16 +510,15 @@ stream_reset_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-/* Lends the descriptor to loop.sock_sendfile(), which add_reader()s it, and takes it
- * back. */
+/* Lends the descriptor to loop.sock_sendfile(), which add_writer()s it, and takes it
+ * back (None).  The future that is given ends when the descriptor is closed meanwhile:
+ * nothing that watches it would ever hear of that. */
 static PyObject *
-stream_lend(PyObject *self, PyObject *arg)
+stream_lend(PyObject *self, PyObject *future)
 {
     StreamTransport *t = SELF(self);
-    int lend = PyObject_IsTrue(arg);
-    if (lend < 0) {
-        return NULL;
-    }
+    bool lend = future != Py_None;
+    Py_XSETREF(t->lent, lend ? Py_NewRef(future) : NULL);
     if (lend && t->owned) {
         t->owned = false;
         hl_loop_disown_fd(t->loop, t->fd, t);
@@ -606,6 +605,7 @@ stream_finalize(PyObject *self)
     X(server)                                                                          \
     X(waiter)                                                                          \
     X(empty_waiter)                                                                    \
+    X(lent)                                                                            \
     X(read_ctx)                                                                        \
     X(write_ctx)
 

@@ -29,6 +29,7 @@ typedef struct {
     PyObject *server;   /* owned or NULL */
     PyObject *waiter;   /* owned or NULL: told once reading has started */
     PyObject *empty_waiter; /* owned or NULL: told when the write queue is empty */
+    PyObject *lent; /* owned or NULL: told when the descriptor that is lent is closed */
     hl_wqueue out;
     hl_inaddr sockname, peername;
     int family, type, proto;

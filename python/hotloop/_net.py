@@ -204,6 +204,11 @@ class NetMixin(Base):
 
     _unix_server_sockets: dict[socket.socket, tuple[int, int]] | None = None
 
+    @functools.cached_property
+    def _lent(self) -> dict[Any, asyncio.Future[Any]]:
+        """Sockets that a transport lends to sock_sendfile(): the future that ends with each."""
+        return {}
+
     if TYPE_CHECKING:
         # what the rest of the loop brings
         def _check_closed(self) -> None: ...
@@ -835,17 +840,28 @@ class NetMixin(Base):
     async def _sendfile_native(
         self, transport: Any, file: Any, offset: int, count: int | None
     ) -> int:
+        empty = transport._make_empty_waiter()  # RuntimeError: it sends a file already
         resume = transport.is_reading()
         transport.pause_reading()
-        transport._lend(True)
+        gone: asyncio.Future[Any] | None = None
+        sock = None
         try:
-            await transport._make_empty_waiter()
-            return await self.sock_sendfile(transport._sock, file, offset, count, fallback=False)
+            await empty
+            sock = transport._sock
+            gone = self.create_future()
+            transport._lend(gone)
+            self._lent[sock] = gone
+            return await self.sock_sendfile(sock, file, offset, count, fallback=False)
         finally:
             transport._reset_empty_waiter()
-            transport._lend(False)
+            if gone is not None:
+                del self._lent[sock]
+                transport._lend(None)
+                if gone.done() and not gone.cancelled():
+                    gone.exception()  # seen, wherever it went
             if resume:
                 transport.resume_reading()
+            del gone, empty  # what they raise holds this frame: no cycle
 
     async def _sendfile_fallback(
         self, transport: Any, file: Any, offset: int, count: int | None

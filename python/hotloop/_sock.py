@@ -190,6 +190,8 @@ class SockMixin(Base):
         def _remove_reader(self, fd: Any) -> bool: ...
         def _remove_writer(self, fd: Any) -> bool: ...
 
+        _lent: dict[Any, asyncio.Future[Any]]  # of NetMixin
+
     def _check_sock(self, sock: socket.socket) -> None:
         _check_not_ssl(sock)
         if self.get_debug() and sock.gettimeout() != 0:
@@ -211,10 +213,15 @@ class SockMixin(Base):
             del future, handle  # what the future raises holds this frame: no cycle
 
     async def _when_writable(
-        self, sock: socket.socket, call: Callable[..., Any], *args: Any
+        self,
+        sock: socket.socket,
+        call: Callable[..., Any],
+        *args: Any,
+        future: asyncio.Future[Any] | None = None,
     ) -> Any:
-        """call(*args) as soon as it does not block."""
-        future = self.create_future()
+        """call(*args) as soon as it does not block; a future that is given may end it sooner."""
+        if future is None:
+            future = self.create_future()
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
         handle = self._add_writer(fd, _try, future, call, *args)
@@ -391,7 +398,7 @@ class SockMixin(Base):
                 return sending()
             except WOULD_BLOCK:
                 sending.waited = True
-            total: int = await self._when_writable(sock, sending)
+            total: int = await self._when_writable(sock, sending, future=self._lent.get(sock))
             return total
         finally:
             sending.restore_position()
