@@ -17,7 +17,7 @@ import warnings
 import weakref
 from asyncio import constants, coroutines, events, futures, tasks
 from asyncio.log import logger
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +167,7 @@ class LoopBase(
             depth, self._origin_depth = self._origin_depth, None
             sys.set_coroutine_origin_tracking_depth(depth or 0)
 
-    def run_until_complete(self, future: Any) -> Any:
+    def run_until_complete[T](self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
         """Run until the future, or a task made of the coroutine, is done; return its result.
 
         RuntimeError: the loop is closed or runs already, or was stopped before the end.
@@ -175,21 +175,23 @@ class LoopBase(
         self._check_closed()
         self._check_running()
         is_ours = not futures.isfuture(future)  # nobody else can look at what comes of it
-        future = tasks.ensure_future(future, loop=self)
+        task: Any = future
+        task = tasks.ensure_future(task, loop=self)
         if is_ours:
-            future._log_destroy_pending = False  # "stopped before completed" says it better
-        future.add_done_callback(_run_until_complete_cb)
+            task._log_destroy_pending = False  # "stopped before completed" says it better
+        task.add_done_callback(_run_until_complete_cb)
         try:
             self.run_forever()
         except BaseException:
-            if is_ours and future.done() and not future.cancelled():
-                future.exception()  # marks it as retrieved: it is what is being raised
+            if is_ours and task.done() and not task.cancelled():
+                task.exception()  # marks it as retrieved: it is what is being raised
             raise
         finally:
-            future.remove_done_callback(_run_until_complete_cb)
-        if not future.done():
+            task.remove_done_callback(_run_until_complete_cb)
+        if not task.done():
             raise RuntimeError("Event loop stopped before Future completed.")
-        return future.result()
+        result: T = task.result()
+        return result
 
     # ---- asynchronous generators ----
 
@@ -241,9 +243,9 @@ class LoopBase(
         if self._executor_shutdown_called:
             raise RuntimeError("Executor shutdown has been called")
 
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Executor | None, func: Callable[..., Any], *args: Any
-    ) -> asyncio.Future[Any]:
+    def run_in_executor[*Ts, T](
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
         """Call func(*args) in the executor, None being the default one; return a future.
 
         RuntimeError: the loop is closed, or its default executor has been shut down.

@@ -261,10 +261,6 @@ class EventLoop(LoopBase):
     def remove_writer(self, fd: FileDescriptorLike) -> bool:
         """Undo add_writer(); was there anything to undo?"""
 
-    # ---- not there yet: NotImplementedError ----
-
-    create_datagram_endpoint: Any
-
     # ---- for the Python half ----
 
     def _check_closed(self) -> None: ...

@@ -12,10 +12,10 @@ import socket
 import stat
 import sys
 from asyncio.log import logger
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hotloop._net import _set_reuseport
-from hotloop._server import ProtocolFactory
 
 if TYPE_CHECKING:
     Base = asyncio.AbstractEventLoop
@@ -141,9 +141,9 @@ class DgramMixin(Base):
             raise
         return sock
 
-    async def create_datagram_endpoint(  # type: ignore[override]
+    async def create_datagram_endpoint[P: asyncio.BaseProtocol](  # type: ignore[override]
         self,
-        protocol_factory: ProtocolFactory,
+        protocol_factory: Callable[[], P],
         local_addr: Any = None,
         remote_addr: Any = None,
         *,
@@ -153,7 +153,7 @@ class DgramMixin(Base):
         reuse_port: bool | None = None,
         allow_broadcast: bool | None = None,
         sock: socket.socket | None = None,
-    ) -> tuple[asyncio.DatagramTransport, Any]:
+    ) -> tuple[asyncio.DatagramTransport, P]:
         ours = sock is None
         address = None
         if sock is not None:

@@ -19,7 +19,7 @@ import stat
 import sys
 from asyncio import constants, exceptions, protocols, staggered, tasks
 from asyncio.log import logger
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hotloop._server import ProtocolFactory, Server
@@ -310,9 +310,9 @@ class NetMixin(Base):
                 sock.close()
             errors = None  # type: ignore[assignment]
 
-    async def create_connection(
+    async def create_connection[P: asyncio.BaseProtocol](
         self,
-        protocol_factory: ProtocolFactory,
+        protocol_factory: Callable[[], P],
         host: Any = None,
         port: Any = None,
         *,
@@ -328,7 +328,7 @@ class NetMixin(Base):
         happy_eyeballs_delay: float | None = None,
         interleave: int | None = None,
         all_errors: bool = False,
-    ) -> tuple[asyncio.Transport, Any]:
+    ) -> tuple[asyncio.Transport, P]:
         if server_hostname is not None and not ssl:
             raise ValueError("server_hostname is only meaningful with ssl")
         if server_hostname is None and ssl:
@@ -373,17 +373,17 @@ class NetMixin(Base):
             )  # fmt: skip
         return transport, protocol
 
-    async def _create_connection_transport(
+    async def _create_connection_transport[P: asyncio.BaseProtocol](
         self,
         sock: socket.socket,
-        protocol_factory: ProtocolFactory,
+        protocol_factory: Callable[[], P],
         ssl: Any,
         server_hostname: str | None,
         server_side: bool = False,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
         ours: bool = False,
-    ) -> tuple[asyncio.Transport, Any]:
+    ) -> tuple[asyncio.Transport, P]:
         """Hands a connected socket to a transport; `ours`: it is closed if that fails.
 
         From 3.14 on asyncio closes one that the caller brought as well.
@@ -413,15 +413,15 @@ class NetMixin(Base):
             raise
         return transport, protocol
 
-    async def connect_accepted_socket(
+    async def connect_accepted_socket[P: asyncio.BaseProtocol](
         self,
-        protocol_factory: ProtocolFactory,
+        protocol_factory: Callable[[], P],
         sock: socket.socket,
         *,
         ssl: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> tuple[asyncio.Transport, Any]:
+    ) -> tuple[asyncio.Transport, P]:
         _check_stream(sock)
         _check_ssl_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         check_ssl_socket(sock)
@@ -435,9 +435,9 @@ class NetMixin(Base):
             logger.debug("%r handled: (%r, %r)", sock_view, transport, protocol)
         return transport, protocol
 
-    async def create_unix_connection(
+    async def create_unix_connection[P: asyncio.BaseProtocol](
         self,
-        protocol_factory: ProtocolFactory,
+        protocol_factory: Callable[[], P],
         path: Any = None,
         *,
         ssl: Any = None,
@@ -445,7 +445,7 @@ class NetMixin(Base):
         server_hostname: str | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> tuple[asyncio.Transport, Any]:
+    ) -> tuple[asyncio.Transport, P]:
         assert server_hostname is None or isinstance(server_hostname, str)
         if ssl and server_hostname is None:
             raise ValueError("you have to pass server_hostname when using ssl")

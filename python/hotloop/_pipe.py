@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.log import logger
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class PipeMixin(Base):
             self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
         ) -> asyncio.WriteTransport: ...
 
-    async def connect_read_pipe(self, protocol_factory: Any, pipe: Any) -> Any:
+    async def connect_read_pipe[P: asyncio.BaseProtocol](
+        self, protocol_factory: Callable[[], P], pipe: Any
+    ) -> tuple[asyncio.ReadTransport, P]:
         """Read from a file object: a pipe, a socket or a character device.
 
         ValueError: it is something else, such as a regular file.
@@ -39,7 +42,9 @@ class PipeMixin(Base):
         await self._pipe_connected("Read", pipe, protocol, transport, waiter)
         return transport, protocol
 
-    async def connect_write_pipe(self, protocol_factory: Any, pipe: Any) -> Any:
+    async def connect_write_pipe[P: asyncio.BaseProtocol](
+        self, protocol_factory: Callable[[], P], pipe: Any
+    ) -> tuple[asyncio.WriteTransport, P]:
         """Write to a file object: a pipe, a socket or a character device.
 
         ValueError: it is something else, such as a regular file.

@@ -15,6 +15,7 @@ import subprocess
 import threading
 from asyncio import base_subprocess
 from asyncio.log import logger
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ class SubprocessMixin(Base):
 
         def _flush_writes(self) -> None: ...
 
-    async def subprocess_shell(
+    async def subprocess_shell[P: asyncio.BaseProtocol](
         self,
-        protocol_factory: Any,
+        protocol_factory: Callable[[], P],
         cmd: str | bytes,
         *,
         stdin: Any = subprocess.PIPE,
@@ -123,7 +124,7 @@ class SubprocessMixin(Base):
         errors: Any = None,
         text: Any = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> tuple[asyncio.SubprocessTransport, P]:
         """Run a command line through the shell; further keywords are subprocess.Popen's."""
         if not isinstance(cmd, bytes | str):
             raise ValueError("cmd must be a string")
@@ -133,9 +134,9 @@ class SubprocessMixin(Base):
             protocol_factory, what, cmd, True, stdin, stdout, stderr, bufsize, kwargs
         )
 
-    async def subprocess_exec(
+    async def subprocess_exec[P: asyncio.BaseProtocol](
         self,
-        protocol_factory: Any,
+        protocol_factory: Callable[[], P],
         program: Any,
         *args: Any,
         stdin: Any = subprocess.PIPE,
@@ -148,7 +149,7 @@ class SubprocessMixin(Base):
         errors: Any = None,
         text: Any = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> tuple[asyncio.SubprocessTransport, P]:
         """Run a program with arguments; further keywords are subprocess.Popen's."""
         _check_popen(shell, False, universal_newlines, bufsize, text, encoding, errors)
         what = f"execute program {program!r}"
@@ -159,7 +160,7 @@ class SubprocessMixin(Base):
     async def _spawn(
         self, protocol_factory: Any, what: str, args: Any, shell: bool, stdin: Any, stdout: Any,
         stderr: Any, bufsize: int, kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
+    ) -> tuple[asyncio.SubprocessTransport, Any]:  # fmt: skip
         protocol = protocol_factory()
         if debug := self.get_debug():
             logger.debug(_describe(what, stdin, stdout, stderr))

@@ -43,7 +43,7 @@ def ruff() -> bool:
 
 
 def mypy() -> bool:
-    return run(BIN / "mypy", "--strict", "python/hotloop")
+    return run(BIN / "mypy", "--strict", "python/hotloop", "tests/types")
 
 
 def stubs() -> bool:
