@@ -131,6 +131,19 @@ hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old)
     }
 }
 
+int
+hl_fdtab_retell(const hl_fdtab *t, hl_poll *p)
+{
+    for (int fd = 0; fd < t->cap; fd++) {
+        const hl_watch *w = &t->v[fd];
+        int rc = w->want == 0 ? 0 : p->ops->ctl(p, fd, w->gen, 0, w->want);
+        if (rc < 0 && rc != -EBADF) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
 #ifndef NDEBUG
 bool
 hl_fdtab_check(const hl_fdtab *t)

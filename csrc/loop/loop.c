@@ -6,6 +6,7 @@
 #include "loop/loop.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define AS_LOOP(op) ((LoopObject *)(op))
 
@@ -90,6 +91,7 @@ open_poller(LoopObject *self, const char *backend)
     if (rc < 0) {
         goto fail_ctl;
     }
+    self->pid = getpid();
     return 0;
 fail_ctl:
     hl_wake_close(&self->wake);
@@ -107,6 +109,33 @@ close_poller(LoopObject *self)
         self->poll->ops->close(self->poll);
         self->poll = NULL;
     }
+}
+
+/* In the child of a fork the kernel's set and the wakeup are the parent's too: what one
+ * process does to them the other feels.  A loop that runs in the child gets its own. */
+static HL_COLD int
+reopen_poller(LoopObject *self)
+{
+    hl_poll *poll = self->poll;
+    hl_wake wake = self->wake;
+    if (open_poller(self, self->backend->name) < 0) {
+        goto fail_open;
+    }
+    int rc = hl_fdtab_retell(&self->fds, self->poll);
+    if (rc < 0) {
+        (void)hl_raise_int(rc);
+        goto fail_retell;
+    }
+    hl_wake_close(&wake);
+    poll->ops->close(poll);
+    return 0;
+fail_retell:
+    close_poller(self);
+    self->pid = 0; /* to be tried again */
+fail_open:
+    self->poll = poll;
+    self->wake = wake;
+    return -1;
 }
 
 static PyObject *
@@ -279,6 +308,9 @@ Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *self = AS_LOOP(op);
     if (hl_loop_check_closed(self) < 0 || check_running(self) < 0) {
+        return NULL;
+    }
+    if (HL_UNLIKELY(self->pid != getpid()) && reopen_poller(self) < 0) {
         return NULL;
     }
     Py_INCREF(op);

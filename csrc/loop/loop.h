@@ -19,6 +19,7 @@ typedef struct {
     hl_poll *poll; /* owned; NULL once closed */
     hl_fdtab fds;  /* the loop owns the entries' objects */
     hl_wake wake;
+    pid_t pid;          /* the process that opened both */
     PyObject *fileobjs; /* owned dict or NULL: what watched descriptors were named by */
     int signal_rfd;     /* the end of st->sig that this loop watches; -1: none */
     uint8_t signals;    /* HL_SIG_... flags of signals.c */

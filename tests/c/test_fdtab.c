@@ -310,6 +310,37 @@ test_reopened_while_watched(void)
     }
 }
 
+/* A second poller is told of all there is, whatever has been closed by then. */
+static void
+test_retell(void)
+{
+    for (const hl_poll_ops *const *b = hl_poll_backends; *b != NULL; b++) {
+        const hl_poll_ops *ops = *b;
+        hl_fdtab t;
+        hl_entry old;
+        hl_poll *first, *second;
+        int fd[2], gone[2];
+        hl_fdtab_init(&t);
+        CHECK_EQ(ops->open(&first), 0);
+        CHECK_EQ(ops->open(&second), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, gone), 0);
+        CHECK_EQ(hl_fdtab_set(&t, first, fd[0], HL_READ, entry(1), &old), 0);
+        CHECK_EQ(hl_fdtab_set(&t, first, fd[0], HL_WRITE, entry(2), &old), 0);
+        CHECK_EQ(hl_fdtab_set(&t, first, gone[0], HL_READ, entry(3), &old), 0);
+        CHECK_EQ(close(gone[0]) | close(gone[1]), 0);
+        CHECK_EQ(hl_fdtab_retell(&t, second), 0);
+        if (ops == hl_poll_find("epoll")) { /* select would trip over the closed one */
+            CHECK_EQ(write(fd[1], "x", 1), 1);
+            check_ready(&t, second, fd[0], RW);
+        }
+        hl_fdtab_fini(&t);
+        CHECK_EQ(close(fd[0]) | close(fd[1]), 0);
+        ops->close(first);
+        ops->close(second);
+    }
+}
+
 /* An event that was fetched before the watch changed hands is told from one after. */
 static void
 test_stale_events(void)
@@ -350,6 +381,7 @@ main(void)
     RUN(test_growth);
     RUN(test_random);
     RUN(test_reopened_while_watched);
+    RUN(test_retell);
     RUN(test_stale_events);
     return 0;
 }

@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -224,3 +225,49 @@ def test_fork(anyloop: Loop, loop_kind: str) -> None:
         await asyncio.sleep(0)
 
     anyloop.run_until_complete(main())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_with_a_stopped_loop(loop: Loop) -> None:
+    """A server made before the fork serves in the child; neither process feels the other's loop.
+
+    With asyncio's both share one kernel set: what the child unwatches is gone for the parent.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    got: list[bytes] = []
+    loop.add_reader(ours, lambda: got.append(ours.recv(10)))
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+
+    server = loop.run_until_complete(loop.create_server(Echo, "127.0.0.1", 0))
+
+    async def in_the_child() -> None:
+        async with asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+            writer.close()
+            assert await loop.run_in_executor(None, os.getpid) == os.getpid()
+        assert loop.remove_reader(ours)
+        server.close()
+
+    assert in_child(lambda: loop.run_until_complete(in_the_child())) == 0
+    theirs.send(b"x")
+
+    async def in_the_parent() -> None:
+        async with asyncio.timeout(20):
+            while not got:
+                await asyncio.sleep(0.001)
+
+    loop.run_until_complete(in_the_parent())
+    assert got == [b"x"]
+    loop.remove_reader(ours)
+    server.close()
+    ours.close()
+    theirs.close()
