@@ -309,8 +309,11 @@ class SockMixin(Base):
             address = resolved[0][4]
         try:
             sock.connect(address)
-        except WOULD_BLOCK:  # after EINTR the connection goes on being made as well
-            pass
+        except WOULD_BLOCK as exc:  # after EINTR the connection goes on being made as well
+            # A Unix listener's queue is full: nothing goes on, and nothing would tell of room.
+            # (asyncio takes it for connected.)
+            if sock.family == socket.AF_UNIX and exc.errno == errno.EAGAIN:
+                raise
         else:
             return
         await self._when_writable(sock, _finish_connect, sock, address)
