@@ -195,20 +195,29 @@ class SubprocessMixin(Base):
     # ---- the end of a child ----
 
     def _watch_child(self, transport: Any, proc: subprocess.Popen[bytes]) -> None:
-        try:
-            pidfd = os.pidfd_open(proc.pid)
-        except (AttributeError, OSError):
+        if not self._watch_pidfd(transport, proc):
             threading.Thread(
                 target=self._wait_child,
                 args=(transport, proc),
                 name=f"asyncio-waitpid-{next(_thread_numbers)}",
                 daemon=True,
             ).start()
-            return
+
+    def _watch_pidfd(self, transport: Any, proc: subprocess.Popen[bytes]) -> bool:
+        """Whether the child's end will be seen that way."""
+        try:
+            pidfd = os.pidfd_open(proc.pid)
+        except (AttributeError, OSError):
+            return False
+        try:
+            self.add_reader(pidfd, self._pidfd_ready, pidfd, transport, proc)
+        except (ValueError, OSError):  # a number too high for select(), no memory in the kernel
+            os.close(pidfd)
+            return False
         if self._pidfds is None:
             self._pidfds = set()
         self._pidfds.add(pidfd)
-        self.add_reader(pidfd, self._pidfd_ready, pidfd, transport, proc)
+        return True
 
     def _pidfd_ready(self, pidfd: int, transport: Any, proc: subprocess.Popen[bytes]) -> None:
         self.remove_reader(pidfd)
