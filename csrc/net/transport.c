@@ -1,6 +1,7 @@
 /* What all transports do alike. */
 #include "net/transport.h"
 
+#include <limits.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -162,9 +163,12 @@ hl_transport_callback_failed(hl_transport *t, const char *where)
 int
 hl_transport_lost_write(hl_transport *t, const char *text)
 {
-    if (t->conn_lost++ < LOG_AFTER) {
+    if (t->conn_lost < LOG_AFTER) {
+        t->conn_lost++;
         return 0;
     }
+    t->conn_lost +=
+        t->conn_lost < UINT_MAX; /* never 0 again, however long it goes on */
     PyObject *line = PyUnicode_FromString(text);
     PyObject *res = line == NULL ? NULL
                                  : PyObject_CallMethodOneArg(t->st->i_logger,

@@ -330,6 +330,12 @@ hl_stream_writelines(PyObject *self, PyObject *list)
     if (any <= 0) {
         return any < 0 ? NULL : Py_NewRef(Py_None);
     }
+    if (t->conn_lost) {
+        return hl_transport_lost_write(HL_TRANSPORT(t),
+                                       "socket.send() raised exception.") < 0
+                   ? NULL
+                   : Py_NewRef(Py_None);
+    }
     PyObject *items = collect(list);
     if (items == NULL) {
         return NULL;

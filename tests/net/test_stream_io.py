@@ -621,14 +621,20 @@ def test_writing_to_a_reset_connection(run: Any, caplog: Any) -> None:
     run(main())
 
 
-def test_writelines_to_a_lost_connection(hotrun: Any) -> None:
+def test_writelines_to_a_lost_connection(hotrun: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         one = await link()
         await finish(one)
-        one.transport.writelines([b"dropped"])  # asyncio: AttributeError
+        one.transport.writelines([b"dropped"])  # asyncio up to 3.13.0: AttributeError
         assert one.transport.get_write_buffer_size() == 0
+        one.transport.writelines([])
+        before = one.transport._conn_lost
+        for _ in range(6 - before):
+            one.transport.writelines([b"dropped"])
 
-    hotrun(main())
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        hotrun(main())
+    assert [record.message for record in caplog.records] == ["socket.send() raised exception."]
 
 
 def test_drain_after_reset(run: Any) -> None:
