@@ -1,4 +1,5 @@
 /* From the socket to the protocol. */
+#include "net/feed.h"
 #include "net/stream.h"
 
 #include <sys/socket.h>
@@ -60,23 +61,20 @@ read_data(PyObject *self)
 {
     StreamTransport *t = (StreamTransport *)self;
     ssize_t n;
-    PyObject *data = hl_transport_read(HL_TRANSPORT(t), *t->live_fd, true, &n);
-    if (HL_UNLIKELY(data == NULL)) {
-        if (n == 0) {
-            return on_eof(t);
-        }
-        if (n == -ENOMEM && PyErr_Occurred()) {
-            return hl_stream_fatal(t, "Fatal read error on socket transport");
-        }
-        return on_recv_error(t, (int)-n);
+    int rc = hl_feed_read(HL_TRANSPORT(t), *t->live_fd, true, &n);
+    if (HL_LIKELY(rc > 0)) {
+        return 0;
     }
-    PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_data_received, data);
-    Py_DECREF(data);
-    if (HL_UNLIKELY(res == NULL)) {
+    if (rc < 0) {
         return hl_stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
     }
-    Py_DECREF(res);
-    return 0;
+    if (n == 0) {
+        return on_eof(t);
+    }
+    if (n == -ENOMEM && PyErr_Occurred()) {
+        return hl_stream_fatal(t, "Fatal read error on socket transport");
+    }
+    return on_recv_error(t, (int)-n);
 }
 
 /* protocol.get_buffer(-1), which must not be empty: a new reference or NULL. */

@@ -1,4 +1,5 @@
 /* The reading end of a pipe. */
+#include "net/feed.h"
 #include "net/pipe.h"
 
 #define SELF(op) ((PipeTransport *)(op))
@@ -43,18 +44,15 @@ read_ready(PyObject *self)
 {
     PipeTransport *t = SELF(self);
     ssize_t n;
-    PyObject *data = hl_transport_read(HL_TRANSPORT(t), t->fd, false, &n);
-    if (data == NULL) {
-        return n == 0 ? on_eof(t) : on_read_error(t, (int)-n);
+    int rc = hl_feed_read(HL_TRANSPORT(t), t->fd, false, &n);
+    if (HL_LIKELY(rc > 0)) {
+        return 0;
     }
-    PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_data_received, data);
-    Py_DECREF(data);
-    if (HL_UNLIKELY(res == NULL)) {
+    if (rc < 0) {
         return hl_transport_callback_failed(HL_TRANSPORT(t),
                                             "ReadPipeTransport._read_ready()");
     }
-    Py_DECREF(res);
-    return 0;
+    return n == 0 ? on_eof(t) : on_read_error(t, (int)-n);
 }
 
 static int

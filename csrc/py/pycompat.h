@@ -289,6 +289,46 @@ hl_context_borrow(void)
     return PyThreadState_Get()->context;
 }
 
+/* sys.settrace() or sys.setprofile() is on in this thread. */
+static inline bool
+hl_being_traced(void)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    return ts->c_tracefunc != NULL || ts->c_profilefunc != NULL;
+}
+
+#if PY_VERSION_HEX >= 0x030D0000 /* exported, but without a public header */
+PyAPI_FUNC(int) _PyObject_GetMethod(PyObject *obj, PyObject *name, PyObject **method);
+#endif
+
+/* What obj.<name> would call is this very function, which obj's type has: no entry of
+ * the instance hides it.  Makes no bound method. */
+static inline bool
+hl_method_is(PyObject *obj, PyObject *name, PyObject *function)
+{
+    PyObject *found = NULL;
+    int unbound = _PyObject_GetMethod(obj, name, &found);
+    bool is = unbound == 1 && found == function;
+    Py_XDECREF(found);
+    if (HL_UNLIKELY(found == NULL)) {
+        PyErr_Clear();
+    }
+    return is;
+}
+
+/* What an exact weakref.ref refers to, a new reference; NULL: it is dead. */
+static inline PyObject *
+hl_weakref_get(PyObject *ref)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    PyObject *obj = PyWeakref_GET_OBJECT(ref);
+    return obj == Py_None ? NULL : Py_NewRef(obj);
+#else
+    PyObject *obj;
+    return PyWeakref_GetRef(ref, &obj) > 0 ? obj : NULL;
+#endif
+}
+
 /* Where a socket.socket keeps its descriptor (-1 once it is closed): right behind the
  * object's head, and after it the family.  NULL when `sock`, whose descriptor is fd,
  * does not look like that. */

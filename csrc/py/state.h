@@ -14,8 +14,10 @@
 #define HL_NAMES(X)                                                                    \
     X(_asyncio_future_blocking)                                                        \
     X(_attach)                                                                         \
+    X(_buffer)                                                                         \
     X(_call_connection_lost)                                                           \
     X(_detach)                                                                         \
+    X(_eof)                                                                            \
     X(_check_callback)                                                                 \
     X(_close_base)                                                                     \
     X(_debug_changed)                                                                  \
@@ -23,10 +25,16 @@
     X(name)                                                                            \
     X(_enter_run)                                                                      \
     X(_leave_run)                                                                      \
+    X(_limit)                                                                          \
     X(_loop)                                                                           \
+    X(_paused)                                                                         \
     X(_process_signals)                                                                \
     X(_source_traceback)                                                               \
     X(_start)                                                                          \
+    X(_stream_reader_wr)                                                               \
+    X(_transport)                                                                      \
+    X(_waiter)                                                                         \
+    X(_wakeup_waiter)                                                                  \
     X(add_done_callback)                                                               \
     X(buffer_updated)                                                                  \
     X(call_exception_handler)                                                          \
@@ -47,6 +55,7 @@
     X(error_received)                                                                  \
     X(exception)                                                                       \
     X(family)                                                                          \
+    X(feed_data)                                                                       \
     X(fileno)                                                                          \
     X(future)                                                                          \
     X(get_buffer)                                                                      \
@@ -60,6 +69,7 @@
     X(loop)                                                                            \
     X(message)                                                                         \
     X(msg)                                                                             \
+    X(pause_reading)                                                                   \
     X(pause_writing)                                                                   \
     X(peername)                                                                        \
     X(pipe)                                                                            \
@@ -122,6 +132,10 @@
     X(ReadTransport, "asyncio.transports", "ReadTransport")                            \
     X(TransportSocket, "asyncio.trsock", "TransportSocket")                            \
     X(BufferedProtocol, "asyncio.protocols", "BufferedProtocol")                       \
+    X(StreamReader, "asyncio.streams", "StreamReader")                                 \
+    X(StreamReaderProtocol, "asyncio.streams", "StreamReaderProtocol")                 \
+    X(streams_seen, "hotloop._streams", "SEEN")                                        \
+    X(streams_untouched, "hotloop._streams", "untouched")                              \
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
     X(logger, "asyncio.log", "logger")                                                 \
     X(RawSocket, "_socket", "socket")                                                  \
@@ -161,9 +175,13 @@ typedef struct hl_state {
     PyObject *eager_factory; /* asyncio.eager_task_factory; or NULL */
     bool takes_eager_start;  /* does this version's loop.create_task()? */
     bool native;             /* our Future and Task fit this interpreter */
-    bool tasks_listed;       /* all_tasks() walks st->tasks (3.12, 3.13) */
-    uint64_t task_counter;   /* last number given to an unnamed task */
-    hl_node tasks;           /* our unfinished tasks; owns nothing */
+    /* Versions of StreamReader and its protocol for which streams_ok was found. */
+    unsigned int reader_version, reader_protocol_version;
+    bool streams_lost;        /* such versions have run out */
+    bool streams_ok;          /* nothing about the two is patched: net/feed.c */
+    bool tasks_listed;        /* all_tasks() walks st->tasks (3.12, 3.13) */
+    uint64_t task_counter;    /* last number given to an unnamed task */
+    hl_node tasks;            /* our unfinished tasks; owns nothing */
     hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
     hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_safe_handles, free_futures, free_tasks,

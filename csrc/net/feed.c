@@ -1,0 +1,279 @@
+/* asyncio's streams without a Python frame between the socket and the reader.
+ *
+ * What data_received(), feed_data() and _wakeup_waiter() of asyncio/streams.py do, in
+ * the same order, on the reader's own attributes.  Everything that could make a
+ * difference is looked at first, without a side effect, so that the ordinary call can
+ * still be made; from the first change on no foreign code runs until the transport is
+ * asked to pause. */
+#include "net/feed.h"
+
+#include "sched/future.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* The functions that are stood in for, in the order of _streams.py; each is followed by
+ * its code. */
+enum {
+    DATA_RECEIVED = 0,
+    STREAM_READER = 2,
+    FEED_DATA = 4,
+    WAKEUP_WAITER = 6,
+    SEEN = 8
+};
+
+/* The two classes have changed, or were never looked at.  A class whose versions have
+ * run out cannot be followed: that is for good. */
+static HL_COLD bool
+look_at_classes(hl_state *st, PyTypeObject *reader, PyTypeObject *protocol)
+{
+    if (st->streams_lost) {
+        return false;
+    }
+    (void)PyUnstable_Type_AssignVersionTag(reader);
+    (void)PyUnstable_Type_AssignVersionTag(protocol);
+    st->reader_version = reader->tp_version_tag;
+    st->reader_protocol_version = protocol->tp_version_tag;
+    st->streams_lost = st->reader_version == 0 || st->reader_protocol_version == 0;
+    PyObject *ok = PyObject_CallNoArgs(st->i_streams_untouched);
+    st->streams_ok = ok == Py_True && PyTuple_GET_SIZE(st->i_streams_seen) == SEEN;
+    Py_XDECREF(ok);
+    PyErr_Clear();
+    return st->streams_ok && !st->streams_lost;
+}
+
+/* Are the methods those of asyncio, down to their code? */
+static inline bool
+classes_untouched(hl_state *st)
+{
+    PyTypeObject *reader = (PyTypeObject *)st->i_StreamReader;
+    PyTypeObject *protocol = (PyTypeObject *)st->i_StreamReaderProtocol;
+    bool same = reader->tp_version_tag == st->reader_version &&
+                protocol->tp_version_tag == st->reader_protocol_version &&
+                st->reader_version != 0 && st->reader_protocol_version != 0;
+    if (HL_LIKELY(same) ? !st->streams_ok : !look_at_classes(st, reader, protocol)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < SEEN; i += 2) {
+        PyObject *function = PyTuple_GET_ITEM(st->i_streams_seen, i);
+        if (PyFunction_GET_CODE(function) !=
+            PyTuple_GET_ITEM(st->i_streams_seen, i + 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static inline PyObject *
+seen(hl_state *st, int which)
+{
+    return PyTuple_GET_ITEM(st->i_streams_seen, which);
+}
+
+/* An attribute of a class that has no hooks: no foreign code runs.  NULL: it is not
+ * there. */
+static inline PyObject *
+field(PyObject *op, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(op, name);
+    if (HL_UNLIKELY(value == NULL)) {
+        PyErr_Clear();
+    }
+    return value;
+}
+
+/* What feed_data() works on; all references are owned. */
+typedef struct {
+    PyObject *self, *buffer, *waiter;
+    Py_ssize_t limit;
+} feed_target;
+
+static void
+drop(feed_target *r)
+{
+    Py_XDECREF(r->waiter);
+    Py_XDECREF(r->buffer);
+    Py_XDECREF(r->self);
+}
+
+/* None, or a future of ours whose wake-up runs no foreign code: its loop is this one,
+ * which is plain. */
+static inline bool
+good_waiter(LoopObject *loop, PyObject *waiter)
+{
+    hl_state *st = loop->sched.st;
+    return waiter == Py_None || (waiter != NULL && Py_IS_TYPE(waiter, st->t_Future) &&
+                                 AS_FUTURE(waiter)->loop == (PyObject *)loop);
+}
+
+/* Fills in r from an exact reader (r->self): false when anything is unusual. */
+static bool
+look_at_reader(LoopObject *loop, feed_target *r)
+{
+    hl_state *st = loop->sched.st;
+    if (!hl_method_is(r->self, st->s_feed_data, seen(st, FEED_DATA)) ||
+        !hl_method_is(r->self, st->s__wakeup_waiter, seen(st, WAKEUP_WAITER))) {
+        return false;
+    }
+    PyObject *eof = field(r->self, st->s__eof);
+    PyObject *limit = field(r->self, st->s__limit);
+    r->buffer = field(r->self, st->s__buffer);
+    r->waiter = field(r->self, st->s__waiter);
+    r->limit = limit != NULL && PyLong_CheckExact(limit) ? PyLong_AsSsize_t(limit) : -1;
+    PyErr_Clear(); /* a limit that no buffer reaches is rare enough */
+    bool ok = eof == Py_False && r->limit >= 0 && r->limit <= PY_SSIZE_T_MAX / 2 &&
+              r->buffer != NULL && PyByteArray_CheckExact(r->buffer) &&
+              good_waiter(loop, r->waiter);
+    Py_XDECREF(limit);
+    Py_XDECREF(eof);
+    return ok;
+}
+
+/* The protocol's reader: 1; 0: unusual; -1: it has none any more, and what arrives is
+ * dropped. */
+static int
+find_reader(hl_state *st, PyObject *protocol, feed_target *r)
+{
+    PyObject *ref = field(protocol, st->s__stream_reader_wr);
+    int rc = 0;
+    if (ref == Py_None) {
+        rc = -1;
+    }
+    else if (ref != NULL && PyWeakref_CheckRefExact(ref)) {
+        r->self = hl_weakref_get(ref);
+        rc = r->self == NULL ? -1
+                             : Py_IS_TYPE(r->self, (PyTypeObject *)st->i_StreamReader);
+    }
+    Py_XDECREF(ref);
+    return rc;
+}
+
+/* The end of feed_data(): the transport may be slowed down. */
+static HL_COLD int
+pause_transport(hl_state *st, PyObject *reader)
+{
+    PyObject *transport = PyObject_GetAttr(reader, st->s__transport);
+    PyObject *paused =
+        transport == NULL ? NULL : PyObject_GetAttr(reader, st->s__paused);
+    int rc = paused == NULL ? -1 : transport == Py_None ? 1 : PyObject_IsTrue(paused);
+    if (rc == 0) {
+        PyObject *res = PyObject_CallMethodNoArgs(transport, st->s_pause_reading);
+        if (res != NULL) {
+            rc = PyObject_SetAttr(reader, st->s__paused, Py_True);
+        }
+        else if (PyErr_ExceptionMatches(PyExc_NotImplementedError)) {
+            PyErr_Clear(); /* it cannot: not asked again */
+            rc = PyObject_SetAttr(reader, st->s__transport, Py_None);
+        }
+        else {
+            rc = -1;
+        }
+        Py_XDECREF(res);
+    }
+    Py_XDECREF(paused);
+    Py_XDECREF(transport);
+    return rc < 0 ? -1 : 0;
+}
+
+/* feed_data(): 0, or -1 with what it would have raised. */
+static int
+feed_reader(hl_state *st, feed_target *r, const void *data, Py_ssize_t n)
+{
+    Py_ssize_t have = PyByteArray_GET_SIZE(r->buffer);
+    if (PyByteArray_Resize(r->buffer, have + n) < 0) {
+        return -1; /* somebody holds a view of it */
+    }
+    memcpy(PyByteArray_AS_STRING(r->buffer) + have, data, (size_t)n);
+    if (r->waiter != Py_None) {
+        if (PyObject_GenericSetAttr(r->self, st->s__waiter, Py_None) < 0) {
+            return -1;
+        }
+        if (AS_FUTURE(r->waiter)->state != HL_CANCELLED &&
+            hl_future_set_result(st, r->waiter, Py_None) < 0) {
+            return -1;
+        }
+    }
+    if (HL_LIKELY(PyByteArray_GET_SIZE(r->buffer) <= 2 * r->limit)) {
+        return 0;
+    }
+    return pause_transport(st, r->self);
+}
+
+int
+hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
+{
+    hl_state *st = loop->sched.st;
+    if (!Py_IS_TYPE(protocol, (PyTypeObject *)st->i_StreamReaderProtocol) ||
+        !loop->sched.plain || !st->native || hl_being_traced() ||
+        !classes_untouched(st) ||
+        !hl_method_is(protocol, st->s_data_received, seen(st, DATA_RECEIVED))) {
+        return 0;
+    }
+    feed_target r = {0};
+    int rc = find_reader(st, protocol, &r);
+    if (rc < 0) {
+        return 1;
+    }
+    if (rc > 0) {
+        rc = !look_at_reader(loop, &r) ? 0 : feed_reader(st, &r, data, n) < 0 ? -1 : 1;
+    }
+    drop(&r);
+    return rc;
+}
+
+/* ---- for transports over a descriptor ---- */
+
+/* The ordinary way: bytes, and a call. */
+static int
+read_and_call(hl_transport *t, int fd, bool sock, ssize_t *n)
+{
+    PyObject *data = hl_transport_read(t, fd, sock, n);
+    if (data == NULL) {
+        return 0;
+    }
+    PyObject *res = hl_transport_upcall(t, t->st->s_data_received, data);
+    Py_DECREF(data);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 1;
+}
+
+/* The same for what is in the scratch buffer already. */
+static int
+call_with(hl_transport *t, const unsigned char *buf, ssize_t *n)
+{
+    PyObject *data = PyBytes_FromStringAndSize((const char *)buf, *n);
+    if (data == NULL) {
+        *n = -ENOMEM;
+        return 0;
+    }
+    PyObject *res = hl_transport_upcall(t, t->st->s_data_received, data);
+    Py_DECREF(data);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 1;
+}
+
+int
+hl_feed_read(hl_transport *t, int fd, bool sock, ssize_t *n)
+{
+    assert(t->protocol != NULL);
+    /* The classes are asked about first: that may run Python code, and what is in the
+     * scratch buffer would not outlive it. */
+    if (!Py_IS_TYPE(t->protocol, (PyTypeObject *)t->st->i_StreamReaderProtocol) ||
+        !classes_untouched(t->st)) {
+        return read_and_call(t, fd, sock, n);
+    }
+    unsigned char *buf = hl_loop_scratch(t->loop);
+    if (buf == NULL) {
+        *n = -ENOMEM;
+        return 0;
+    }
+    *n = sock ? recv(fd, buf, HL_READ_MAX, 0) : read(fd, buf, HL_READ_MAX);
+    if (*n <= 0) {
+        *n = *n < 0 ? -errno : 0;
+        return 0;
+    }
+    PyObject *protocol = Py_NewRef(t->protocol);
+    int rc = hl_feed(t->loop, protocol, buf, *n);
+    Py_DECREF(protocol);
+    return HL_LIKELY(rc != 0) ? rc : call_with(t, buf, n);
+}

@@ -1,0 +1,31 @@
+/* asyncio's streams without a Python frame between the socket and the reader. */
+#ifndef HL_NET_FEED_H
+#define HL_NET_FEED_H
+
+#include "net/transport.h"
+
+/* Does what protocol.data_received(bytes) would do, for n > 0 bytes at data, if that is
+ * asyncio's own StreamReaderProtocol with its own StreamReader and nobody can tell:
+ * nothing of them is patched or replaced, debug is off, no tracer looks on.
+ *
+ *    1   done
+ *    0   it is something else, and nothing has happened: make the bytes and call
+ *   -1   an exception is set: the one that data_received() would have raised
+ *
+ * Any transport may use this, with the loop that it belongs to; it runs on the loop's
+ * thread, in the context that data_received() would be called in, and the caller owns a
+ * reference to protocol.  Data is copied before foreign code can run, and then that is
+ * only the reader's transport being asked to pause: the caller looks at its own state
+ * anew afterwards.  One case runs Python code of ours before: the first call after one
+ * of the two classes has changed.  So data must not be the loop's scratch buffer,
+ * unless the classes have been asked about before it was filled, as hl_feed_read()
+ * does. */
+int hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n);
+
+/* One read from a socket (recv) or anything else (read), given to data_received():
+ *    1   done
+ *    0   nothing came: *n is 0 for the end, or a -errno; -ENOMEM has an exception set
+ *   -1   the protocol's exception is set */
+int hl_feed_read(hl_transport *t, int fd, bool sock, ssize_t *n);
+
+#endif
