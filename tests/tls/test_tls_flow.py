@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from netlib import LIMIT, Recorder
-from tlslib import NAME, Certs, fill, link, pair
+from tlslib import NAME, Certs, arrived, fill, link, pair
 
 
 class Counting(Recorder):
@@ -49,7 +49,7 @@ def test_pause_reading(run: Any, certs: Certs) -> None:
         one.transport.pause_reading()
         assert not one.transport.is_reading()
         await one.peer.write(b"waits")
-        await turns()
+        await arrived(one.transport)
         assert one.protocol.events == ["made"]
         one.transport.resume_reading()
         assert one.transport.is_reading()
@@ -86,7 +86,7 @@ def test_pause_from_data_received(run: Any, certs: Certs) -> None:
         await one.peer.write(b"first")
         await one.protocol.until_data(5)
         await one.peer.write(b"second")
-        await turns()
+        await arrived(one.transport)
         assert one.protocol.data == b"first"
         one.transport.resume_reading()
         await one.protocol.until_data(11)
@@ -104,7 +104,7 @@ def test_pause_from_connection_made(run: Any, certs: Certs) -> None:
     async def main() -> None:
         ends = await pair(certs, server=Pausing())
         ends.client.transport.write(b"early")
-        await turns()
+        await arrived(ends.server.transport)
         assert ends.server.events == ["made"]
         ends.server.transport.resume_reading()
         assert await ends.server.until_data(5) == b"early"
@@ -134,7 +134,7 @@ def test_resumed_in_the_turn_it_was_paused_again(run: Any, certs: Certs) -> None
         one = await link(certs)
         one.transport.pause_reading()
         await one.peer.write(b"waits")
-        await turns()
+        await arrived(one.transport)
         one.transport.resume_reading()
         one.transport.pause_reading()
         await turns()
@@ -152,7 +152,7 @@ def test_close_notify_while_paused(run: Any, certs: Certs) -> None:
         one.transport.pause_reading()
         await one.peer.write(b"data")
         await one.peer.notify()
-        await turns()
+        await arrived(one.transport)
         assert one.protocol.events == ["made"]
         one.transport.resume_reading()
         await one.lost()
@@ -168,7 +168,7 @@ def test_plain_eof_while_paused(run: Any, certs: Certs) -> None:
         one.transport.pause_reading()
         await one.peer.write(b"data")
         one.peer.sock.close()
-        await turns()
+        await arrived(one.transport)
         assert one.protocol.events == ["made"]
         one.transport.resume_reading()
         await one.lost()
@@ -185,7 +185,7 @@ def test_close_while_paused_with_data_waiting(run: Any, certs: Certs) -> None:
         ends = await pair(certs)
         ends.client.transport.pause_reading()
         ends.server.transport.write(b"unwanted")
-        await turns()
+        await arrived(ends.client.transport)
         ends.client.transport.close()
         await ends.lost()
         assert ends.client.data == b""
@@ -205,7 +205,7 @@ def test_reader_that_pauses_holds_the_writer_back(run: Any, certs: Certs) -> Non
             while not ends.client.paused:
                 t.write(bytes(65536))
                 total += 65536
-            await turns(200)
+            await asyncio.sleep(0.02)
         held = u.get_read_buffer_size()
         assert 0 < held < 2 * u.get_read_buffer_limits()[1] + 300_000
         assert ends.client.paused

@@ -292,6 +292,14 @@ async def fill(transport: Any, piece: int = 65536) -> int:
     return total
 
 
+async def arrived(transport: Any) -> None:
+    """Until what the peer sent waits in a paused transport; or a while, if it is not taken in."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.2
+    while not transport.get_read_buffer_size() and loop.time() < end:
+        await asyncio.sleep(0.001)
+
+
 async def started(
     certs: Certs, protocol: Any = None, context: Any = None, **rest: Any
 ) -> tuple[Any, int]:
