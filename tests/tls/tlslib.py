@@ -211,27 +211,25 @@ class Peer:
 
     async def read(self, size: int) -> bytes:
         """Exactly that many bytes."""
-        data = b""
+        data = bytearray()
         while len(data) < size:
             some = await self.call(self.tls.read, size - len(data))
             assert some, f"ended after {len(data)} of {size}"
             data += some
-        return data
+        return bytes(data)
 
     async def read_all(self) -> tuple[bytes, str]:
         """All up to the end, and how it ended: 'notify', 'eof' or 'reset'."""
-        data = b""
+        data = bytearray()
         while True:
             try:
                 some = await self.call(self.tls.read, 65536)
-            except ssl.SSLZeroReturnError:
-                return data, "notify"
             except ssl.SSLEOFError:
-                return data, "eof"
+                return bytes(data), "eof"
             except ConnectionError:
-                return data, "reset"
+                return bytes(data), "reset"
             if not some:
-                return data, "notify"
+                return bytes(data), "notify"
             data += some
 
     async def write(self, data: bytes) -> None:
