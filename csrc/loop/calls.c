@@ -7,6 +7,8 @@
 
 #define AS_LOOP(op) ((LoopObject *)(op))
 
+/* Every method that schedules asks this before it takes a reference to anything, so a
+ * closed loop never holds a callback again. */
 int
 hl_loop_check_closed(LoopObject *self)
 {
@@ -17,6 +19,8 @@ hl_loop_check_closed(LoopObject *self)
     return 0;
 }
 
+/* An overridden time() is foreign code: it may schedule, cancel and stop as it likes,
+ * so callers read the heap and the ring anew afterwards. */
 int
 hl_loop_time(LoopObject *self, double *out)
 {
@@ -34,6 +38,8 @@ hl_loop_time(LoopObject *self, double *out)
     return *out == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* The ring takes its own reference to obj and drops it after fn has run, or when the
+ * loop is closed with the entry still in it. */
 int
 hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn)
 {
@@ -50,6 +56,8 @@ hl_loop_wakeup(LoopObject *self)
     }
 }
 
+/* One buffer for all transports of the loop: reads never overlap, since each is over
+ * before foreign code runs. Made by the first read, freed by close(). */
 unsigned char *
 hl_loop_scratch(LoopObject *self)
 {
@@ -183,6 +191,8 @@ soon(LoopObject *self, PyObject *handle)
     return handle;
 }
 
+/* The hot road of asyncio.BaseEventLoop.call_soon(): no Python code runs here unless
+ * debug mode is on. */
 static PyObject *
 Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -201,6 +211,8 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
                 hl_handle_new(&self->sched, op, args[0], args + 1, nargs - 1, ctx));
 }
 
+/* From any thread, with the GIL: the push itself needs no lock, and its place in the
+ * ring is its place among call_soon()'s. The loop is woken only if it sleeps. */
 static PyObject *
 Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                           PyObject *kwnames)
@@ -224,6 +236,7 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return handle;
 }
 
+/* The heap takes one reference to the handle, the caller the other. */
 static PyObject *
 at(LoopObject *self, double when, PyObject *const *args, Py_ssize_t nargs,
    PyObject *ctx)
@@ -232,6 +245,8 @@ at(LoopObject *self, double when, PyObject *const *args, Py_ssize_t nargs,
                         nargs - 1, ctx);
 }
 
+/* asyncio's order of checks: None first, then the closed loop, then debug mode's. What
+ * is no number fails where asyncio would compare it. */
 static PyObject *
 Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -293,6 +308,9 @@ add_delay(double now, PyObject *delay, double *when)
     return *when == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* Reads the clock anew, not the turn's value: a callback that took long must not
+ * shorten the delay. A call_at() of a subclass gets the call, as it would from
+ * asyncio. */
 static PyObject *
 Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
@@ -334,6 +352,8 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* ---- futures and tasks ---- */
 
+/* By asyncio.BaseEventLoop.create_future(); overriding it on a loop is honoured by
+ * whoever calls it by name, our transports among them. */
 static PyObject *
 Loop_create_future(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -344,6 +364,8 @@ typedef struct {
     PyObject *coro, *name, *context, *eager;
 } task_args;
 
+/* The signature of this version's BaseEventLoop.create_task(): one without
+ * eager_start refuses it like any other unknown name. */
 static int
 parse_task(hl_state *st, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
            task_args *out)
@@ -422,6 +444,8 @@ create_base_task(LoopObject *self, const task_args *in)
     return r;
 }
 
+/* Takes over coro only if it returns a task: on failure the caller still owns the
+ * coroutine, which then says that it was never awaited. */
 static PyObject *
 Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
@@ -454,6 +478,8 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return hl_task_new(st, st->t_Task, in.coro, op, in.name, in.context, eager);
 }
 
+/* The factory is any callable; the old one is released last, since that may run code
+ * that looks at the new one. */
 static PyObject *
 Loop_set_task_factory(PyObject *op, PyObject *args, PyObject *kwargs)
 {

@@ -10,6 +10,7 @@ typedef struct {
 
 #define AS_ITER(op) ((IterObject *)(op))
 
+/* Iterators are made and freed once per await, so their memory is kept for reuse. */
 PyObject *
 hl_future_iter(PyObject *fut)
 {
@@ -35,6 +36,9 @@ hl_future_iter(PyObject *fut)
     return op;
 }
 
+/* The fast road of `await`: the interpreter calls am_send without making a
+ * StopIteration. A pending future is yielded once with its flag set, which is how a
+ * task tells `await` from a bare `yield`. */
 static PySendResult
 Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 {

@@ -27,6 +27,8 @@ hl_handle_cancelled(PyObject *op)
 
 /* ---- making ---- */
 
+/* An untouched handle, from the free list if there is one: everything but the type's
+ * header is zero, or has been zeroed by dealloc. */
 static PyObject *
 alloc(hl_state *st, PyTypeObject *type, hl_freelist *list)
 {
@@ -47,6 +49,8 @@ alloc(hl_state *st, PyTypeObject *type, hl_freelist *list)
     return op;
 }
 
+/* Up to HL_INLINE_ARGS arguments stand in the handle itself, behind a scratch slot
+ * that vectorcall may overwrite; more of them go into a tuple, and nargs is -1. */
 static int
 fill_args(HandleObject *h, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -68,6 +72,7 @@ fill_args(HandleObject *h, PyObject *const *args, Py_ssize_t nargs)
     return 0;
 }
 
+/* On failure the handle is half filled; its dealloc releases what is there. */
 static int
 fill(HandleObject *h, PyObject *loop, PyObject *callback, PyObject *const *args,
      Py_ssize_t nargs, PyObject *ctx)
@@ -81,6 +86,7 @@ fill(HandleObject *h, PyObject *loop, PyObject *callback, PyObject *const *args,
     return h->context == NULL ? -1 : 0;
 }
 
+/* Debug mode only. Walks the stack by asyncio's own function: runs Python code. */
 static int
 fill_traceback(HandleObject *h)
 {
@@ -88,6 +94,8 @@ fill_traceback(HandleObject *h)
     return h->source_traceback == NULL ? -1 : 0;
 }
 
+/* The last step of making a handle that is in no queue yet. Steals op (NULL: passes
+ * the failure on). */
 static PyObject *
 finish_new(hl_sched *s, PyObject *op, PyObject *loop, PyObject *callback,
            PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
@@ -163,6 +171,8 @@ fail:
 
 /* ---- running ---- */
 
+/* What `_args` shows and what the exception handler gets: made on demand, since nobody
+ * else needs a tuple. */
 static PyObject *
 args_tuple(HandleObject *h)
 {
@@ -291,6 +301,10 @@ invoke_in(hl_state *st, HandleObject *h, PyObject *ctx, PyObject *func)
     return r;
 }
 
+/* The callback may cancel this handle, run it once more, or drop the last other
+ * reference to it: one is held here, and callback and context are held apart from the
+ * handle's fields. A handle that is cancelled meanwhile keeps its arguments alive
+ * until the callback is done with them. */
 int
 hl_handle_run(hl_state *st, PyObject *op)
 {
@@ -339,6 +353,7 @@ keep_repr(HandleObject *h)
     return 0;
 }
 
+/* A loop that is not ours is asked by its Python method. */
 static int
 loop_debug(HandleObject *h)
 {
@@ -355,6 +370,9 @@ loop_debug(HandleObject *h)
     return debug;
 }
 
+/* Safe at any time, also from the callback itself and from a finaliser that the
+ * release of the arguments runs: `cancelled` is set first. A timer leaves the heap
+ * now, and with it goes the heap's reference. */
 int
 hl_handle_cancel(PyObject *op)
 {
@@ -433,6 +451,8 @@ get_field(PyObject *op, void *closure)
     return Py_NewRef(value == NULL ? Py_None : value);
 }
 
+/* asyncio clears the fields of a cancelled handle; a program that looks must see None.
+ */
 static PyObject *
 get_callback(PyObject *op, void *closure)
 {
@@ -457,6 +477,7 @@ get_cancelled(PyObject *op, void *closure)
     return PyBool_FromLong(AS_HANDLE(op)->cancelled);
 }
 
+/* asyncio's `_scheduled`: is the timer in the heap? */
 static PyObject *
 get_scheduled(PyObject *op, void *closure)
 {
@@ -471,6 +492,7 @@ get_when(PyObject *op, void *closure)
     return Timer_when(op, NULL);
 }
 
+/* asyncio trims the traceback of handles that it made; a few programs assign it too. */
 static int
 set_source_traceback(PyObject *op, PyObject *value, void *closure)
 {
@@ -479,6 +501,8 @@ set_source_traceback(PyObject *op, PyObject *value, void *closure)
     return 0;
 }
 
+/* For handles that Python code makes by calling the type. PySequence_Tuple() may run
+ * code that initialises this very handle, hence the check after it. */
 static int
 init_common(HandleObject *h, PyObject *callback, PyObject *args, PyObject *loop,
             PyObject *context)
@@ -562,6 +586,8 @@ hl_handle_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
 
 /* ---- the collector ---- */
 
+/* The module is visited but never cleared: what is left of the handle needs its state
+ * up to the end. */
 int
 hl_handle_tp_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -605,6 +631,8 @@ recycle(hl_freelist *list, PyObject *op)
     return true;
 }
 
+/* The order is that of every type here: untrack, weak references, fields, then the
+ * memory, the type and, last, the module that keeps the state alive. */
 void
 hl_handle_tp_dealloc(PyObject *op)
 {
