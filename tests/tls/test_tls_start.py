@@ -608,12 +608,16 @@ def test_inner_handshake_fails(run: Any, handled: Any, certs: Certs) -> None:
             upgrade_client(certs, ends.client, name="who.example"),
             return_exceptions=True,
         )
-        assert isinstance(results[1], ssl.SSLCertVerificationError)
-        assert isinstance(results[0], ConnectionResetError)
+        if sys.version_info >= (3, 13):
+            assert isinstance(results[1], ssl.SSLCertVerificationError)
+            assert isinstance(results[0], ConnectionResetError)
+            assert handled == []
+        else:  # asyncio may stumble over itself: _abort() takes no argument
+            assert isinstance(results[1], (ssl.SSLCertVerificationError, TypeError))
+            assert isinstance(results[0], (ConnectionResetError, TypeError))
         await ends.lost()
 
     run(main())
-    assert handled == []
 
 
 def test_through_a_tls_proxy(run: Any, certs: Certs) -> None:

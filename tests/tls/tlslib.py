@@ -224,6 +224,8 @@ class Peer:
         while True:
             try:
                 some = await self.call(self.tls.read, 65536)
+            except ssl.SSLZeroReturnError:
+                return bytes(data), "notify"
             except ssl.SSLEOFError:
                 return bytes(data), "eof"
             except ConnectionError:
