@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -266,5 +267,176 @@ def test_a_stale_transport_does_not_stop_its_successor(hotrun: Any) -> None:
         one.far.close()
         server.close()
         await finish(Link(loop, new, new.transport, far))
+
+    hotrun(main())
+
+
+class Odd:
+    """A buffer that has `call` run when it is taken, when it is given back, or when asked."""
+
+    def __init__(self, when: str, call: Any, data: bytearray) -> None:
+        self.when, self.call, self.data = when, call, data
+
+    def run(self, when: str) -> None:
+        if when == self.when:
+            self.when = ""
+            self.call()
+
+    def __buffer__(self, flags: int) -> memoryview:
+        self.run("taken")
+        return memoryview(self.data)
+
+    def __release_buffer__(self, view: memoryview) -> None:
+        self.run("given back")
+        view.release()
+
+    def __len__(self) -> int:
+        self.run("len")
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        self.run("bool")
+        return True
+
+    def __del__(self) -> None:
+        self.run("gone")
+
+
+ENDS = ["abort", "close", "_call_connection_lost"]
+
+
+def ender(transport: Any, end: str) -> Any:
+    args = (None,) if end == "_call_connection_lost" else ()
+    return lambda: getattr(transport, end)(*args)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("when", ["taken", "given back", "len", "bool", "gone"])
+def test_buffers_that_run_code(hotrun: Any, handled_hot: list[Any], when: str, end: str) -> None:
+    """In writelines(), in get_buffer(), and as what eof_received() returns."""
+
+    class Gets(BufferedRecorder):
+        def get_buffer(self, hint: int) -> Any:
+            self.buffer = bytearray(16)
+            return Odd(when, ender(self.transport, end), self.buffer)
+
+        def eof_received(self) -> Any:
+            super().eof_received()
+            return Odd(when, ender(self.transport, end), bytearray(1))
+
+    async def main() -> None:
+        one = await link()
+        for held in (b"", b"held"):
+            if held:
+                one.transport.write(held)
+            one.transport.writelines(
+                [b"a", Odd(when, ender(one.transport, end), bytearray(b"b")), b"c"]
+            )
+        one.transport.abort()
+        await one.lost()
+        one.far.close()
+        two = await link(Gets())
+        with contextlib.suppress(OSError):
+            await two.send(b"hello")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await two.send(b"again")
+        two.far.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        two.transport.abort()
+        await two.lost()
+        assert two.protocol.names().count("lost") == 1
+
+    hotrun(main())
+    assert {type(context["exception"]) for context in handled_hot} <= {AttributeError}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_lengths_and_addresses_that_run_code(hotrun: Any, end: str) -> None:
+    class Long(bytearray):
+        call: Any = None
+
+        def __len__(self) -> int:
+            call, self.call = self.call, None
+            if call is not None:
+                call()
+            return super().__len__()
+
+    class Address(tuple[Any, ...]):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            ender(transport, end)()
+            return True
+
+        __hash__ = tuple.__hash__
+
+    transport: Any = None
+
+    async def main() -> None:
+        nonlocal transport
+        loop = asyncio.get_running_loop()
+        one = await link()
+        data = Long(b"data")
+        data.call = ender(one.transport, end)
+        one.transport.write(data)
+        one.transport.abort()
+        await one.lost()
+        one.far.close()
+        transport, protocol = await endpoint(remote_addr=("127.0.0.1", 9))
+        transport.sendto(b"x", Address(("127.0.0.1", 9)))
+        transport.abort()
+        await protocol.until_event(LOST)
+        r, w = os.pipe()
+        pipe, recorder = await loop.connect_write_pipe(Recorder, os.fdopen(w, "wb", 0))
+        data = Long(b"data")
+        data.call = ender(pipe, end)
+        pipe.write(data)
+        pipe.abort()
+        await recorder.until("lost")
+        os.close(r)
+
+    hotrun(main())
+
+
+@pytest.mark.parametrize("what", ["closes itself", "schedules", "raises", "lies"])
+def test_fileno_that_runs_code(hotrun: Any, what: str) -> None:
+    class Sock(socket.socket):
+        def fileno(self) -> int:
+            number = super().fileno()
+            if what == "closes itself":
+                self.close()
+            elif what == "raises":
+                raise LookupError("no number")
+            elif what == "lies":
+                return 1 << 40
+            else:
+                asyncio.get_running_loop().call_soon(int)
+            return number
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        for call in (
+            lambda s: loop.create_connection(Recorder, sock=s),
+            lambda s: loop.connect_read_pipe(Recorder, s),
+            lambda s: loop.connect_write_pipe(Recorder, s),
+            lambda s: loop.sock_recv(s, 10),
+        ):
+            near, far = socket.socketpair()
+            sock = Sock(near.family, near.type, near.proto, near.detach())
+            sock.setblocking(False)
+            task = asyncio.ensure_future(call(sock))
+            await asyncio.wait([task], timeout=0.05)
+            far.close()
+            try:
+                result = await task
+            except (OSError, ValueError, LookupError, OverflowError):
+                result = None
+            if isinstance(result, tuple):
+                transport, protocol = result
+                (getattr(transport, "abort", transport.close))()
+                await protocol.until("lost")
+            sock.close()
 
     hotrun(main())
