@@ -12,22 +12,39 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* The functions that are stood in for, in the order of _streams.py; each is followed by
- * its code. */
-enum {
-    DATA_RECEIVED = 0,
-    STREAM_READER = 2,
-    FEED_DATA = 4,
-    WAKEUP_WAITER = 6,
-    SEEN = 8
-};
+/* What is stood in for, in the order of _streams.py: st->i_streams_seen has what the
+ * classes had at import, then the functions, then their codes. */
+enum { DATA_RECEIVED, STREAM_READER, FEED_DATA, WAKEUP_WAITER, SEEN };
 
-/* The two classes have changed, or were never looked at.  A class whose versions have
- * run out cannot be followed: that is for good. */
+static inline PyObject *
+seen(hl_state *st, int which)
+{
+    return PyTuple_GET_ITEM(st->i_streams_seen, which);
+}
+
+/* A class without hooks for attributes, and without anything of its own under a name
+ * that only instances have. */
+static bool
+plain_class(PyTypeObject *type, PyObject *const *fields, int n)
+{
+    if (type->tp_getattro != PyObject_GenericGetAttr ||
+        type->tp_setattro != PyObject_GenericSetAttr) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        if (hl_type_lookup(type, fields[i]) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The two classes have changed, or were never looked at.  Runs no foreign code.  A
+ * class whose versions have run out cannot be followed: that is for good. */
 static HL_COLD bool
 look_at_classes(hl_state *st, PyTypeObject *reader, PyTypeObject *protocol)
 {
-    if (st->streams_lost) {
+    if (st->streams_lost || PyTuple_GET_SIZE(st->i_streams_seen) != 3 * SEEN) {
         return false;
     }
     (void)PyUnstable_Type_AssignVersionTag(reader);
@@ -35,11 +52,17 @@ look_at_classes(hl_state *st, PyTypeObject *reader, PyTypeObject *protocol)
     st->reader_version = reader->tp_version_tag;
     st->reader_protocol_version = protocol->tp_version_tag;
     st->streams_lost = st->reader_version == 0 || st->reader_protocol_version == 0;
-    PyObject *ok = PyObject_CallNoArgs(st->i_streams_untouched);
-    st->streams_ok = ok == Py_True && PyTuple_GET_SIZE(st->i_streams_seen) == SEEN;
-    Py_XDECREF(ok);
-    PyErr_Clear();
-    return st->streams_ok && !st->streams_lost;
+    PyObject *of_reader[] = {st->s__buffer, st->s__eof,       st->s__limit,
+                             st->s__paused, st->s__transport, st->s__waiter};
+    PyObject *of_protocol[] = {st->s__stream_reader_wr};
+    st->streams_ok =
+        !st->streams_lost && plain_class(reader, of_reader, 6) &&
+        plain_class(protocol, of_protocol, 1) &&
+        hl_type_lookup(protocol, st->s_data_received) == seen(st, DATA_RECEIVED) &&
+        hl_type_lookup(protocol, st->s__stream_reader) == seen(st, STREAM_READER) &&
+        hl_type_lookup(reader, st->s_feed_data) == seen(st, FEED_DATA) &&
+        hl_type_lookup(reader, st->s__wakeup_waiter) == seen(st, WAKEUP_WAITER);
+    return st->streams_ok;
 }
 
 /* Are the methods those of asyncio, down to their code? */
@@ -54,20 +77,12 @@ classes_untouched(hl_state *st)
     if (HL_LIKELY(same) ? !st->streams_ok : !look_at_classes(st, reader, protocol)) {
         return false;
     }
-    for (Py_ssize_t i = 0; i < SEEN; i += 2) {
-        PyObject *function = PyTuple_GET_ITEM(st->i_streams_seen, i);
-        if (PyFunction_GET_CODE(function) !=
-            PyTuple_GET_ITEM(st->i_streams_seen, i + 1)) {
+    for (int i = SEEN; i < 2 * SEEN; i++) {
+        if (PyFunction_GET_CODE(seen(st, i)) != seen(st, i + SEEN)) {
             return false;
         }
     }
     return true;
-}
-
-static inline PyObject *
-seen(hl_state *st, int which)
-{
-    return PyTuple_GET_ITEM(st->i_streams_seen, which);
 }
 
 /* An attribute of a class that has no hooks: no foreign code runs.  NULL: it is not
@@ -256,10 +271,7 @@ int
 hl_feed_read(hl_transport *t, int fd, bool sock, ssize_t *n)
 {
     assert(t->protocol != NULL);
-    /* The classes are asked about first: that may run Python code, and what is in the
-     * scratch buffer would not outlive it. */
-    if (!Py_IS_TYPE(t->protocol, (PyTypeObject *)t->st->i_StreamReaderProtocol) ||
-        !classes_untouched(t->st)) {
+    if (!Py_IS_TYPE(t->protocol, (PyTypeObject *)t->st->i_StreamReaderProtocol)) {
         return read_and_call(t, fd, sock, n);
     }
     unsigned char *buf = hl_loop_scratch(t->loop);

@@ -14,12 +14,9 @@
  *
  * Any transport may use this, with the loop that it belongs to; it runs on the loop's
  * thread, in the context that data_received() would be called in, and the caller owns a
- * reference to protocol.  Data is copied before foreign code can run, and then that is
- * only the reader's transport being asked to pause: the caller looks at its own state
- * anew afterwards.  One case runs Python code of ours before: the first call after one
- * of the two classes has changed.  So data must not be the loop's scratch buffer,
- * unless the classes have been asked about before it was filled, as hl_feed_read()
- * does. */
+ * reference to protocol.  Data may be the loop's scratch buffer: it is copied before
+ * foreign code can run, which is only the reader's transport being asked to pause.  So
+ * the caller looks at its own state anew afterwards. */
 int hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n);
 
 /* One read from a socket (recv) or anything else (read), given to data_received():

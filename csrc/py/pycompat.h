@@ -301,6 +301,14 @@ hl_being_traced(void)
 PyAPI_FUNC(int) _PyObject_GetMethod(PyObject *obj, PyObject *name, PyObject **method);
 #endif
 
+/* What the type or a base of it has under that name, borrowed, as it is in their
+ * dictionaries; NULL, without an exception, for nothing. */
+static inline PyObject *
+hl_type_lookup(PyTypeObject *type, PyObject *name)
+{
+    return _PyType_Lookup(type, name);
+}
+
 /* What obj.<name> would call is this very function, which obj's type has: no entry of
  * the instance hides it.  Makes no bound method. */
 static inline bool

@@ -31,6 +31,7 @@
     X(_process_signals)                                                                \
     X(_source_traceback)                                                               \
     X(_start)                                                                          \
+    X(_stream_reader)                                                                  \
     X(_stream_reader_wr)                                                               \
     X(_transport)                                                                      \
     X(_waiter)                                                                         \
@@ -135,7 +136,6 @@
     X(StreamReader, "asyncio.streams", "StreamReader")                                 \
     X(StreamReaderProtocol, "asyncio.streams", "StreamReaderProtocol")                 \
     X(streams_seen, "hotloop._streams", "SEEN")                                        \
-    X(streams_untouched, "hotloop._streams", "untouched")                              \
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
     X(logger, "asyncio.log", "logger")                                                 \
     X(RawSocket, "_socket", "socket")                                                  \

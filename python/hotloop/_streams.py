@@ -1,15 +1,15 @@
-"""What of asyncio's streams `csrc/net/feed.c` stands in for, and whether it is still as it was.
+"""What of asyncio's streams `csrc/net/feed.c` stands in for, as it is when hotloop is imported.
 
 A transport whose protocol is exactly a StreamReaderProtocol, with exactly a StreamReader, puts
 what arrives into the reader's buffer itself. It may as long as nothing that would have run in
-between, or that would have seen it, has been patched.
+between has been patched.
 """
 
 from __future__ import annotations
 
 import sys
 from asyncio import streams
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 _NAMES = (
@@ -18,51 +18,29 @@ _NAMES = (
     (streams.StreamReader, "feed_data"),
     (streams.StreamReader, "_wakeup_waiter"),
 )
-_FIELDS = (
-    (streams.StreamReaderProtocol, ("_stream_reader_wr",)),
-    (
-        streams.StreamReader,
-        ("_buffer", "_eof", "_limit", "_paused", "_transport", "_waiter"),
-    ),
-)
-_HOOKS = ("__getattribute__", "__getattr__", "__setattr__", "__delattr__")
 
 
-def _found(cls: type, name: str) -> Any:
-    """What the class itself has under that name; of a property, its function."""
-    found = vars(cls).get(name)
-    return found.fget if type(found) is property else found
+def _asyncios(function: Any, name: str) -> bool:
+    """Is it the function that asyncio's own module defines under that qualified name?"""
+    return (
+        type(function) is FunctionType
+        and function.__globals__ is vars(streams)
+        and function.__code__.co_qualname == name
+    )
 
 
-def _seen() -> tuple[FunctionType | CodeType, ...]:
-    """Each function and its code, in the order of _NAMES; empty: leave these streams alone.
+def _seen() -> tuple[Any, ...]:
+    """What the classes have, then the functions of that, then their codes.
 
-    That is so where somebody had patched one before, or nobody has compared it with feed.c yet.
+    Empty, and these streams are left alone: where somebody had patched one before, or where
+    nobody has compared this version's with feed.c yet.
     """
-    pairs: list[FunctionType | CodeType] = []
-    for cls, name in _NAMES:
-        found = _found(cls, name)
-        if not isinstance(found, FunctionType) or found.__globals__ is not vars(streams):
+    found = [vars(cls).get(name) for cls, name in _NAMES]
+    functions = [one.fget if type(one) is property else one for one in found]
+    for function, (cls, name) in zip(functions, _NAMES, strict=True):
+        if not _asyncios(function, f"{cls.__name__}.{name}") or sys.version_info >= (3, 16):
             return ()
-        if found.__code__.co_qualname != f"{cls.__name__}.{name}":
-            return ()
-        pairs += [found, found.__code__]
-    return tuple(pairs) if sys.version_info < (3, 16) else ()
+    return (*found, *functions, *(function.__code__ for function in functions if function))
 
 
 SEEN = _seen()
-
-
-def untouched() -> bool:
-    """Are the classes what they were at import? Asked again whenever one of them changed.
-
-    Not about the functions' code: feed.c looks at that each time.
-    """
-    if [_found(cls, name) for cls, name in _NAMES] != list(SEEN[::2]):
-        return False
-    return not any(
-        name in vars(base)
-        for cls, fields in _FIELDS
-        for base in cls.__mro__[:-1]
-        for name in (*fields, *_HOOKS)
-    )
