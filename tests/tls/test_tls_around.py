@@ -15,6 +15,7 @@ import pytest
 from netlib import Recorder, tcp_pair
 from tlslib import NAME, Certs, Echo, arrived, fill, greet, link, pair, started
 
+ONE_CONTEXT = sys.version_info >= (3, 15)
 VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="none")
 
 
@@ -35,8 +36,14 @@ class InContext(Recorder):
 
 @pytest.mark.parametrize("server_side", [False, True])
 def test_callbacks_run_in_the_context_of_the_connect(
-    run: Any, certs: Certs, server_side: bool
+    run: Any, loop_kind: str, request: Any, certs: Certs, server_side: bool
 ) -> None:
+    """From 3.15 on a transport has one context for life; before, a watch has that of its setter."""
+    if ONE_CONTEXT and loop_kind != "asyncio":
+        reason = "hotloop's stream transport resumes in the context of the write, as before 3.15"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    resuming = "connecting" if ONE_CONTEXT else "main"
+
     async def main() -> None:
         VAR.set("main")
 
@@ -59,8 +66,7 @@ def test_callbacks_run_in_the_context_of_the_connect(
         one.peer.sock.close()
         seen = one.protocol.seen
         assert set(seen) == {"made", "data", "pause", "resume", "eof", "lost"}
-        # Writing is paused by write() and goes on by a watch that write() has set.
-        assert seen.pop("pause") == seen.pop("resume") == {"main"}
+        assert (seen.pop("pause"), seen.pop("resume")) == ({"main"}, {resuming})
         assert set.union(*seen.values()) == {"connecting"}
 
     run(main())
