@@ -722,7 +722,8 @@ def test_debug_log(run: Run, anyloop: Any, caplog: pytest.LogCaptureFixture) -> 
         await rproto.until("lost")
 
     run(main())
-    said = [record.getMessage() for record in caplog.records]
+    texts = [record.getMessage() for record in caplog.records]
+    said = [text for text in texts if not text.startswith("Executing ")]  # a slow machine
     said = [line for line in said if "pipe" in line.lower() and "Close" not in line]
     words = ["connected:", "connected:", "pauses reading", "resumes reading", "was closed by peer"]
     assert len(said) == 5
