@@ -1,17 +1,20 @@
 """CPython's own asyncio tests on hotloop, judged against stock asyncio on the same interpreter.
 
-    python tests/conformance/run.py --out build/conformance [--backend epoll] [-k PATTERN]
+    python tests/conformance/run.py --out build/conformance [--full] [--backend epoll]
+           [--types ours] [-k PATTERN]
 
-Runs run_stdlib.py twice: once on asyncio (its result is kept in --out for the next run of the
-same interpreter), once on hotloop with hotloop's Task and Future. A test that passes there and
-not here is a failure, unless pending.toml lists it. A row of pending.toml all of whose tests
-pass is a failure too: it has to go.
+Runs run_stdlib.py on asyncio (its result is kept in --out for the next run of the same
+interpreter), then on hotloop in one or more modes: a backend, and hotloop's Task and Future
+or asyncio's own where the suite tests "the C ones". --full is all four modes. A test that
+passes on asyncio and not here is a failure, unless pending.toml lists it. A row of pending.toml
+all of whose tests pass in every mode that ran is a failure too: it has to go.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
 import platform
@@ -23,6 +26,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BAD = ("failed", "hung", "crashed")
+BACKENDS = ("epoll", "select")
+# Which types the suite's tests of "the C Task and Future" get.
+TYPES = {"ours": ("--task", "hotloop:Task", "--future", "hotloop:Future"), "asyncio": ()}
 Results = dict[str, dict[str, Any]]
 
 
@@ -55,73 +61,83 @@ def pending_rows() -> list[dict[str, Any]]:
     return [row for row in rows if version in row.get("python", [version])]
 
 
-def judge(ours: Results, stock: Results, whole: bool) -> int:
-    worse = sorted(
-        test
-        for test, result in ours.items()
-        if result["outcome"] in BAD and stock.get(test, {}).get("outcome", "passed") not in BAD
-    )
-    # A test that asyncio runs and we skip was not run: no better than a failure.
-    worse += sorted(
-        test
-        for test, result in ours.items()
-        if result["outcome"] == "skipped" and stock.get(test, {}).get("outcome") == "passed"
-    )
+def worse_than(stock: Results, ours: Results) -> list[str]:
+    """What stock asyncio passes and we do not. A test that it runs and we skip was not run."""
+
+    def lost(test: str, outcome: str) -> bool:
+        there = stock.get(test, {}).get("outcome", "passed")
+        return there not in BAD if outcome in BAD else outcome == "skipped" and there == "passed"
+
+    return sorted(test for test, result in ours.items() if lost(test, result["outcome"]))
+
+
+def covers(row: dict[str, Any], test: str) -> bool:
+    return any(fnmatch.fnmatchcase(test, pattern) for pattern in row["match"])
+
+
+def judge(mode: str, ours: Results, stock: Results, rows: list[dict[str, Any]]) -> bool:
+    """Says what is worse in this mode; whether anything is. Counts what each row waits for."""
+    worse = worse_than(stock, ours)
     missing = sorted(set(stock) - set(ours))
-    unlisted, stale = set(worse), 0
-    for row in pending_rows():
-        patterns = row["match"]
-
-        def covered(test: str, patterns: list[str] = patterns) -> bool:
-            return any(fnmatch.fnmatchcase(test, pattern) for pattern in patterns)
-
-        waiting = [test for test in worse if covered(test)]
-        passing = [test for test in ours if covered(test) and ours[test]["outcome"] == "passed"]
-        unlisted.difference_update(waiting)
-        print(f"\npending: {row['why']}: {len(waiting)} wait, {len(passing)} pass already")
-        for test in passing if row.get("tell", True) else ():
-            print(f"  passes: {test}")
-        if whole and not waiting:
-            print("  NONE of this row's tests fails any more: take it out of pending.toml")
-            stale += 1
-
+    unlisted = set(worse)
     print()
+    for row in rows:
+        waiting = [test for test in worse if covers(row, test)]
+        passing = [t for t in ours if covers(row, t) and ours[t]["outcome"] == "passed"]
+        unlisted.difference_update(waiting)
+        row["waiting"] = row.get("waiting", 0) + len(waiting)
+        print(f"pending: {row['why']}: {len(waiting)} wait, {len(passing)} pass already")
+        for test in passing:
+            print(f"  passes: {test}")
     for test in sorted(unlisted):
         error = ours[test].get("text", "").strip().splitlines()
         print(f"WORSE THAN ASYNCIO: {test} ({ours[test]['outcome']}): {error[-1] if error else ''}")
     for test in missing:
         print(f"NOT RUN: {test}")
-    count = {"passed": 0, "skipped": 0}
-    for result in ours.values():
-        count[result["outcome"]] = count.get(result["outcome"], 0) + 1
+    passed = sum(result["outcome"] == "passed" for result in ours.values())
     print(
-        f"conformance: {count['passed']} passed (asyncio:"
-        f" {sum(r['outcome'] == 'passed' for r in stock.values())}), {len(worse) - len(unlisted)}"
-        f" pending, {len(unlisted)} worse than asyncio, {len(missing)} not run,"
-        f" {stale} stale rows"
+        f"conformance ({mode}): {passed} passed"
+        f" (asyncio: {sum(r['outcome'] == 'passed' for r in stock.values())}),"
+        f" {len(worse) - len(unlisted)} pending, {len(unlisted)} worse than asyncio,"
+        f" {len(missing)} not run"
     )
-    return bool(unlisted or missing or stale)
+    return bool(unlisted or missing)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/conformance"))
-    parser.add_argument("--backend", default="epoll", help="epoll or select")
+    parser.add_argument("--backend", choices=BACKENDS, default="epoll")
+    parser.add_argument("--types", choices=TYPES, default="ours", help="Task and Future under test")
+    parser.add_argument("--full", action="store_true", help="every backend with either's types")
     parser.add_argument("-k", action="append", default=[], metavar="PATTERN", dest="patterns")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     patterns = [part for pattern in options.patterns for part in ("-k", pattern)]
-    stock = reference(options.out, patterns)
-    print(f"\nconformance: hotloop on {options.backend}", flush=True)
-    ours = run_stdlib(
-        options.out / f"hotloop-{platform.python_version()}-{options.backend}.json",
-        *("--loop", "hotloop:new_event_loop"),
-        *("--task", "hotloop:Task", "--future", "hotloop:Future"),
-        *patterns,
-        HOTLOOP_BACKEND=options.backend,
-    )
-    return judge(ours, stock, whole=not patterns)
+    modes = [(options.backend, options.types)]
+    if options.full:
+        modes = list(itertools.product(BACKENDS, TYPES))
+    version = platform.python_version()
+    stock, rows, failed = reference(options.out, patterns), pending_rows(), []
+    for backend, types in modes:
+        mode = (
+            f"{version}, {backend}, {types}'s types" if types != "ours" else f"{version}, {backend}"
+        )
+        print(f"\nconformance: hotloop, {mode}", flush=True)
+        ours = run_stdlib(
+            options.out / f"hotloop-{version}-{backend}-{types}.json",
+            *("--loop", "hotloop:new_event_loop", *TYPES[types], *patterns),
+            HOTLOOP_BACKEND=backend,
+        )
+        if judge(mode, ours, stock, rows):
+            failed.append(mode)
+    for row in rows if not patterns else ():
+        if not row["waiting"]:
+            print(f"pending: {row['why']}: NONE of these tests fails any more: take the row out")
+            failed.append("pending.toml")
+    print(f"conformance: {', '.join(failed)} FAILED" if failed else "conformance: ok")
+    return bool(failed)
 
 
 if __name__ == "__main__":
