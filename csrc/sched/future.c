@@ -253,12 +253,14 @@ Future_dealloc(PyObject *op)
 
 /* ---- outcome ---- */
 
-/* Is the callback a task that waits, rather than something to be called?  Only exact
- * tasks wait like that, since a subclass may be callable. */
+/* Is this callback of op a task that waits, rather than something to be called?  Only
+ * exact tasks wait like that, since a subclass may be callable, and only tasks of the
+ * loop's module: it may have been imported twice. */
 static inline bool
-is_waiter(hl_state *st, PyObject *callback)
+is_waiter(PyObject *op, PyObject *callback)
 {
-    return Py_IS_TYPE(callback, st->t_Task);
+    hl_sched *s = hl_sched_of(AS_FUTURE(op)->loop);
+    return s != NULL && Py_IS_TYPE(callback, s->st->t_Task);
 }
 
 /* Schedules one callback; steals both references. */
@@ -268,7 +270,7 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
     PyObject *loop = AS_FUTURE(op)->loop;
     hl_sched *s = hl_sched_plain(loop);
     int rc;
-    if (is_waiter(st, callback)) {
+    if (is_waiter(op, callback)) {
         if (HL_LIKELY(s != NULL)) {
             Py_DECREF(ctx); /* the task has its own; it is the same object */
             return hl_sched_push_steal(s, HL_KIND_WAKE, callback, Py_NewRef(op));
@@ -546,7 +548,7 @@ hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject 
         f->context0 = Py_NewRef(ctx);
         return 0;
     }
-    if (is_waiter(st, callback)) {
+    if (is_waiter(op, callback)) {
         /* Only callback0 may hold a bare task; the list is read by asyncio too. */
         callback = hl_task_wakeup(st, callback);
         if (callback == NULL) {
@@ -574,7 +576,7 @@ static PyObject *
 callback0_shown(hl_state *st, PyObject *op)
 {
     PyObject *callback = AS_FUTURE(op)->callback0;
-    return is_waiter(st, callback) ? hl_task_wakeup(st, callback) : Py_NewRef(callback);
+    return is_waiter(op, callback) ? hl_task_wakeup(st, callback) : Py_NewRef(callback);
 }
 
 static PyObject *
@@ -607,7 +609,7 @@ Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     /* A bare task is no callable; it must not pass for the fused waiter. */
     int rc = -1;
-    if (is_waiter(st, args[0])) {
+    if (is_waiter(op, args[0])) {
         PyErr_Format(PyExc_TypeError, "%R is not callable", args[0]);
     }
     else {

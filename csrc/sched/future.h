@@ -44,7 +44,7 @@ int hl_future_fail(hl_state *st, PyObject *op, PyObject *exc);
 int hl_future_cancel(hl_state *st, PyObject *op, PyObject *msg);
 int hl_future_schedule(hl_state *st, PyObject *op);
 /* Adds a callback, or schedules it when the future is done.  callback may be an exact
- * Task itself when the loop is ours: the fused waiter. */
+ * Task itself when the loop is of the same module as the task: the fused waiter. */
 int hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback,
                            PyObject *ctx);
 /* 0: *out is the result; 1: *out is the exception to raise; -1: an exception is set

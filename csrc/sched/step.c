@@ -113,7 +113,8 @@ wait_native(hl_state *st, TaskObject *t, PyObject *fut)
         goto done;
     }
     f->blocking = 0;
-    if (HL_LIKELY(Py_IS_TYPE(t, st->t_Task) && hl_is_loop(t->loop))) {
+    hl_sched *s = hl_sched_of(t->loop);
+    if (HL_LIKELY(s != NULL && Py_IS_TYPE(t, s->st->t_Task))) {
         rc = hl_future_add_callback(st, fut, (PyObject *)t, t->context);
     }
     else {
