@@ -40,11 +40,20 @@ call_record(PyObject *func, PyObject *loop, PyObject *task)
     return r == NULL ? -1 : 0;
 }
 
+/* Does loop run in this thread, with its record in known slots?  Tasks may be made, and
+ * so started eagerly, in any thread. */
+static inline bool
+runs_here(hl_sched *s, PyObject *loop)
+{
+    return s != NULL && s->task_slot != NULL && *s->loop_slot == loop &&
+           s->loop_slot == hl_tstate_running_loop(PyThreadState_Get(), &s->st->tstate);
+}
+
 PyObject *
 hl_current_swap(hl_state *st, PyObject *loop, PyObject *task)
 {
     hl_sched *s = hl_sched_of(loop);
-    if (HL_LIKELY(s != NULL && s->task_slot != NULL && *s->loop_slot == loop)) {
+    if (HL_LIKELY(runs_here(s, loop))) {
         PyObject *old = *s->task_slot;
         *s->task_slot = task == Py_None ? NULL : Py_NewRef(task);
         return old == NULL ? Py_NewRef(Py_None) : old;

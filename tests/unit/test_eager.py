@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
 
 import pytest
-from helpers import run, turn
+from helpers import in_thread, plain, run, turn
 
 var = contextvars.ContextVar("var", default="none")
 
@@ -259,9 +260,6 @@ def test_eager_start_argument(anyloop, task_class):
 def test_eager_start_without_a_running_loop(anyloop, task_class):
     """Deferred or refused, but the same as asyncio on this version; in no case lost."""
     coro = immediate(1)
-    if sys.version_info >= (3, 14):
-        pytest.skip("3.14 changed what happens here; the stdlib's suite covers it")
-    task = None
     try:
         task = task_class(coro, loop=anyloop, eager_start=True)
     except RuntimeError:
@@ -322,3 +320,43 @@ def test_many_eager_tasks_leave_nothing(eager):
 
     run(eager, main())
     turn(eager)
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["in a step", "in its poll"])
+def test_in_another_thread_than_the_loops(eager, waiting, reports):
+    """3.14 refuses it, earlier ones let it be; the loop's own record is not touched."""
+    outcomes = []
+
+    async def look():
+        return asyncio.current_task(eager)
+
+    def elsewhere():
+        coro = look()
+        try:
+            task = eager.create_task(coro)
+            outcomes.append(task.result() is task)
+        except RuntimeError as exc:
+            outcomes.append(plain(str(exc)).partition(" ")[2])
+        coro.close()
+
+    async def main():
+        me = asyncio.current_task()
+        if waiting:
+            await asyncio.to_thread(elsewhere)
+        else:
+            with in_thread(elsewhere):
+                pass
+        assert asyncio.current_task() is me
+        await asyncio.sleep(0)
+        assert asyncio.current_task() is me
+
+    run(eager, main())
+    gc.collect()
+    said = [record.getMessage().partition("\n")[0] for record in reports]
+    reports.clear()
+    if sys.version_info < (3, 14):
+        assert (outcomes, said) == ([True], [])
+    else:
+        assert len(outcomes) == 1
+        assert outcomes[0].endswith("is not the running loop")
+        assert said == ["Task was destroyed but it is pending!"]
