@@ -548,7 +548,7 @@ static PyObject *
 send_checked(DatagramTransport *t, PyObject *data, PyObject *addr)
 {
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) && !PyMemoryView_Check(data)) {
-        return hl_transport_bad_data(data);
+        return hl_transport_bad_data(data, "bytes-like");
     }
     if (!HL_SENDTO_SENDS_EMPTY) {
         int any = PyObject_IsTrue(data);

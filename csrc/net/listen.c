@@ -126,6 +126,8 @@ set_up(Listener *l, int *fd, const hl_sockaddr *a, socklen_t len, PyObject **pro
             .proto = l->proto,
             .protocol = *protocol,
             .server = server,
+            /* this one itself: what the factory has set in it is seen */
+            .context = HL_STREAM_HAS_CONTEXT ? hl_context_borrow() : NULL,
             .peername = a,
             .peername_len = len,
         };

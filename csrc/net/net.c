@@ -5,19 +5,24 @@
 #include "net/pipe.h"
 #include "net/stream.h"
 
-/* loop._make_stream_transport(sock, protocol, waiter=None, extra=None, server=None): on
- * failure the socket is still the caller's. */
+/* loop._make_stream_transport(sock, protocol, waiter=None, extra=None, server=None,
+ * context=None): on failure the socket is still the caller's. */
 static PyObject *
 make_stream_transport(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"sock", "protocol", "waiter", "extra", "server", NULL};
+    static char *names[] = {"sock",   "protocol", "waiter", "extra",
+                            "server", "context",  NULL};
     LoopObject *loop = (LoopObject *)self;
     hl_state *st = loop->sched.st;
-    PyObject *waiter = Py_None, *extra = Py_None, *server = Py_None;
+    PyObject *waiter = Py_None, *extra = Py_None, *server = Py_None, *ctx = Py_None;
     hl_stream_args a = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OOO:_make_stream_transport",
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OOOO:_make_stream_transport",
                                      names, &a.sock, &a.protocol, &waiter, &extra,
-                                     &server)) {
+                                     &server, &ctx)) {
+        return NULL;
+    }
+    if (ctx != Py_None && !PyContext_CheckExact(ctx)) {
+        PyErr_SetString(PyExc_TypeError, "context must be a Context or None");
         return NULL;
     }
     if (extra != Py_None && !PyDict_Check(extra)) {
@@ -33,6 +38,7 @@ make_stream_transport(PyObject *self, PyObject *args, PyObject *kwargs)
     a.waiter = waiter == Py_None ? NULL : waiter;
     a.extra = extra == Py_None ? NULL : extra;
     a.server = server == Py_None ? NULL : server;
+    a.context = ctx == Py_None ? NULL : ctx;
     return hl_stream_new(loop, &a);
 }
 

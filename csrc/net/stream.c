@@ -184,7 +184,9 @@ make(LoopObject *loop, const hl_stream_args *args)
     t->low = 16 * 1024;
     hl_wqueue_init(&t->out);
     t->extra = args->extra != NULL ? Py_NewRef(args->extra) : PyDict_New();
-    t->read_ctx = PyContext_CopyCurrent();
+    t->own_ctx = HL_STREAM_HAS_CONTEXT;
+    t->read_ctx =
+        args->context != NULL ? Py_NewRef(args->context) : PyContext_CopyCurrent();
     if (t->extra == NULL || t->read_ctx == NULL ||
         set_protocol(t, args->protocol) < 0 || set_addresses(t, args) < 0) {
         Py_DECREF(t);
@@ -440,8 +442,8 @@ stream_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
     if (t->closing || !t->paused) {
         Py_RETURN_NONE;
     }
-    PyObject *ctx =
-        PyContext_CopyCurrent(); /* reads now belong to whoever resumed them */
+    /* Reads now belong to whoever resumed them. */
+    PyObject *ctx = hl_transport_context(HL_TRANSPORT(t));
     if (ctx == NULL) {
         return NULL;
     }

@@ -46,6 +46,7 @@ typedef struct {
     int fd, family, type, proto;
     PyObject *protocol;
     PyObject *waiter, *extra, *server; /* NULL: none */
+    PyObject *context;                 /* NULL: a copy of the current one */
     const hl_sockaddr *peername;       /* NULL: ask the kernel */
     socklen_t peername_len;
 } hl_stream_args;

@@ -26,10 +26,14 @@ hl_transport_call_soon(hl_transport *t, PyObject *func, PyObject *arg)
 {
     PyObject *loop = (PyObject *)t->loop;
     hl_sched *s = hl_sched_plain(loop);
+    PyObject *ctx = t->own_ctx ? t->read_ctx : NULL;
     if (s == NULL) {
-        return hl_call_soon(t->st, loop, func, arg, NULL);
+        Py_XINCREF(ctx); /* a call_soon() of the user's may end the transport */
+        int done = hl_call_soon(t->st, loop, func, arg, ctx);
+        Py_XDECREF(ctx);
+        return done;
     }
-    PyObject *handle = hl_handle_new(s, loop, func, &arg, arg != NULL ? 1 : 0, NULL);
+    PyObject *handle = hl_handle_new(s, loop, func, &arg, arg != NULL ? 1 : 0, ctx);
     if (handle == NULL) {
         return -1;
     }
@@ -48,6 +52,13 @@ hl_transport_soon(hl_transport *t, PyObject *name, PyObject *arg)
     int rc = func == NULL ? -1 : hl_transport_call_soon(t, func, arg);
     Py_XDECREF(func);
     return rc;
+}
+
+PyObject *
+hl_transport_context(hl_transport *t)
+{
+    return t->own_ctx && t->read_ctx != NULL ? Py_NewRef(t->read_ctx)
+                                             : PyContext_CopyCurrent();
 }
 
 int
@@ -179,12 +190,12 @@ hl_transport_lost_write(hl_transport *t, const char *text)
 }
 
 HL_COLD PyObject *
-hl_transport_bad_data(PyObject *data)
+hl_transport_bad_data(PyObject *data, const char *wanted)
 {
     PyObject *name = PyType_GetName(Py_TYPE(data));
     if (name != NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     "data argument must be a bytes-like object, not %R", name);
+        PyErr_Format(PyExc_TypeError, "data argument must be a %s object, not %R",
+                     wanted, name);
         Py_DECREF(name);
     }
     return NULL;

@@ -24,6 +24,7 @@
     Py_ssize_t high, low; /* water marks */                                            \
     int fd;                                                                            \
     unsigned conn_lost; /* > 0: connection_lost() is on its way; counts writes */      \
+    bool own_ctx;       /* read_ctx is for all calls, and stays the same */            \
     bool closing;       /* no more of it: closed, aborted, or failed */                \
     bool paused;        /* pause_reading() */                                          \
     bool proto_paused;  /* pause_writing() was called */                               \
@@ -41,10 +42,14 @@ typedef struct {
 /* ---- calls ---- */
 /* Calls protocol.<name>(arg) (arg NULL: no argument). */
 PyObject *hl_transport_upcall(hl_transport *t, PyObject *name, PyObject *arg);
-/* loop.call_soon(func, arg) in a copy of the current context: 0 or -1. */
+/* loop.call_soon(func, arg) in the transport's own context, or in a copy of the current
+ * one: 0 or -1. */
 int hl_transport_call_soon(hl_transport *t, PyObject *func, PyObject *arg);
 /* loop.call_soon(transport.<name>, arg): 0, or -1, also when the loop is closed. */
 int hl_transport_soon(hl_transport *t, PyObject *name, PyObject *arg);
+/* The context for what waits now: its own, or a copy of the current one; a new
+ * reference or NULL with an exception. */
+PyObject *hl_transport_context(hl_transport *t);
 /* Calls fn(t) in a context (NULL: the one that is current): what fn returns, or -1. */
 int hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn);
 
@@ -66,8 +71,8 @@ int hl_transport_callback_failed(hl_transport *t, const char *where);
 /* A write to a connection that is gone is dropped; after some of them asyncio says so:
  * 0 or -1. */
 int hl_transport_lost_write(hl_transport *t, const char *text);
-/* asyncio's TypeError for what is not bytes-like: NULL. */
-PyObject *hl_transport_bad_data(PyObject *data);
+/* asyncio's TypeError for data that is none: NULL. */
+PyObject *hl_transport_bad_data(PyObject *data, const char *wanted);
 
 /* ---- flow control; `size`: bytes that wait ---- */
 /* Calls pause_writing() and resume_writing() when it is time: 0, or -1 for what must

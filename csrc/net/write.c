@@ -60,7 +60,7 @@ begin_waiting(StreamTransport *t)
         return hl_stream_fatal(t, "Fatal write error on socket transport");
     }
     t->writing = true;
-    PyObject *ctx = PyContext_CopyCurrent();
+    PyObject *ctx = hl_transport_context(HL_TRANSPORT(t));
     if (ctx == NULL) {
         return -1;
     }
@@ -243,7 +243,7 @@ hl_stream_write(PyObject *self, PyObject *data)
     bool exact = PyBytes_CheckExact(data);
     if (!exact && !PyByteArray_Check(data) && !PyMemoryView_Check(data) &&
         !PyBytes_Check(data)) {
-        return hl_transport_bad_data(data);
+        return hl_transport_bad_data(data, HL_STREAM_DATA);
     }
     if (check_writable(t, "Cannot call write() after write_eof()",
                        "unable to write; sendfile is in progress") < 0) {
@@ -267,6 +267,17 @@ hl_stream_write(PyObject *self, PyObject *data)
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* A view of an element of writelines(), or empty bytes for one that is passed over. */
+static PyObject *
+as_line(PyObject *item)
+{
+    int skip = HL_WRITELINES_SKIPS_FALSE ? PyObject_Not(item) : 0;
+    if (skip == 0) {
+        return PyMemoryView_FromObject(item);
+    }
+    return skip < 0 ? NULL : PyBytes_FromStringAndSize(NULL, 0);
+}
+
 /* Every element must be bytes-like before the first one is taken; views keep the memory
  * of mutable elements in place meanwhile.  Views, or bytes as they are. */
 static PyObject *
@@ -276,7 +287,7 @@ collect(PyObject *list)
     for (Py_ssize_t i = 0; items != NULL && i < PyList_GET_SIZE(items); i++) {
         PyObject *item = PyList_GET_ITEM(items, i);
         if (!PyBytes_CheckExact(item)) {
-            PyObject *view = PyMemoryView_FromObject(item);
+            PyObject *view = as_line(item);
             if (view == NULL) {
                 Py_CLEAR(items);
             }

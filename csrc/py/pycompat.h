@@ -37,6 +37,20 @@
 #define HL_SENDTO_SENDS_EMPTY (PY_VERSION_HEX >= 0x030D0000)
 #define HL_DATAGRAM_HEADER (PY_VERSION_HEX >= 0x030D0000 ? 8u : 0u)
 
+/* What a stream's write() says it wants, and, from 3.14 on, an element of writelines()
+ * that is false is passed over whatever its type. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define HL_STREAM_DATA "bytes, bytearray, or memoryview"
+#define HL_WRITELINES_SKIPS_FALSE true
+#else
+#define HL_STREAM_DATA "bytes-like"
+#define HL_WRITELINES_SKIPS_FALSE false
+#endif
+
+/* Streams: one context for all that a connection calls, from 3.15 on; before that each
+ * callback runs in a copy of the context of whoever had it called. */
+#define HL_STREAM_HAS_CONTEXT (PY_VERSION_HEX >= 0x030F0000)
+
 /* From 3.14 on asyncio's tasks hang on a list of the thread state, by a node of their
  * own, the current task is kept there too, and a future knows who awaits it. */
 #define HL_TASKS_IN_TSTATE (PY_VERSION_HEX >= 0x030E0000)

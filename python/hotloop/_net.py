@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import errno
 import functools
 import itertools
@@ -40,6 +41,8 @@ else:
 _SKIPS_MISSING_FAMILIES: bool = sys.version_info >= (3, 13)
 # A socket that was given is closed when the protocol's factory fails.
 _CLOSES_GIVEN_SOCKETS: bool = sys.version_info >= (3, 14)
+# A connection has one context for all that it calls, taken before the factory is called.
+_HAS_CONTEXT: bool = sys.version_info >= (3, 15)
 # What a stream reader has in its buffer when a server starts TLS is the client's hello.
 _READ_AHEAD_IS_TLS: bool = sys.version_info >= (3, 14)
 
@@ -229,6 +232,7 @@ class NetMixin(Base):
             waiter: Any = None,
             extra: dict[str, Any] | None = None,
             server: Any = None,
+            context: contextvars.Context | None = None,
         ) -> asyncio.Transport: ...
         def _flush_writes(self) -> None: ...
         def _listen(
@@ -390,6 +394,7 @@ class NetMixin(Base):
         """
         try:
             sock.setblocking(False)
+            context = contextvars.copy_context() if _HAS_CONTEXT else None
             protocol = protocol_factory()
             waiter = self.create_future()
             if ssl:
@@ -397,10 +402,10 @@ class NetMixin(Base):
                     sock, protocol, None if isinstance(ssl, bool) else ssl, waiter,
                     server_side=server_side, server_hostname=server_hostname,
                     ssl_handshake_timeout=ssl_handshake_timeout,
-                    ssl_shutdown_timeout=ssl_shutdown_timeout,
+                    ssl_shutdown_timeout=ssl_shutdown_timeout, context=context,
                 )  # fmt: skip
             else:
-                transport = self._make_stream_transport(sock, protocol, waiter)
+                transport = self._make_stream_transport(sock, protocol, waiter, context=context)
         except BaseException:
             if ours or _CLOSES_GIVEN_SOCKETS:
                 sock.close()
@@ -620,14 +625,27 @@ class NetMixin(Base):
         on_accept = None
         if server._ssl_context is not None:
             on_accept = functools.partial(self._accept_tls, server)
-        return self._listen(sock, server._protocol_factory, server, server._backlog, on_accept)
+        arguments = (sock, server._protocol_factory, server, server._backlog, on_accept)
+        if _HAS_CONTEXT:
+            return server._context.run(self._listen, *arguments)
+        return self._listen(*arguments)
 
     def _accept_tls(self, server: Server, sock: socket.socket, peername: Any) -> None:
         if self.get_debug():
             logger.debug("%r got a new connection from %r: %r", server, peername, sock)
-        self.create_task(self._handshake(server, sock, peername))
+        if not _HAS_CONTEXT:
+            self.create_task(self._handshake(server, sock, peername, None))
+            return
+        context = contextvars.copy_context()
+        self.create_task(self._handshake(server, sock, peername, context), context=context)
 
-    async def _handshake(self, server: Server, sock: socket.socket, peername: Any) -> None:
+    async def _handshake(
+        self,
+        server: Server,
+        sock: socket.socket,
+        peername: Any,
+        context: contextvars.Context | None,
+    ) -> None:
         protocol = transport = None
         try:
             protocol = server._protocol_factory()
@@ -636,7 +654,7 @@ class NetMixin(Base):
                 sock, protocol, server._ssl_context, waiter=waiter, server_side=True,
                 extra={"peername": peername}, server=server,
                 ssl_handshake_timeout=server._ssl_handshake_timeout,
-                ssl_shutdown_timeout=server._ssl_shutdown_timeout,
+                ssl_shutdown_timeout=server._ssl_shutdown_timeout, context=context,
             )  # fmt: skip
             try:
                 await waiter
@@ -756,13 +774,14 @@ class NetMixin(Base):
         server: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
     ) -> Any:
         tls: Any = sslproto.SSLProtocol(
             self, protocol, sslcontext, waiter, server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )  # fmt: skip
-        self._make_stream_transport(rawsock, tls, None, extra, server)
+        self._make_stream_transport(rawsock, tls, None, extra, server, context)
         return tls._app_transport
 
     async def start_tls(

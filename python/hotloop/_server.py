@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 import ssl as _ssl
 import sys
@@ -51,6 +52,7 @@ class Server(base_events.Server):
         self._backlog = backlog
         self._ssl_handshake_timeout = ssl_handshake_timeout
         self._ssl_shutdown_timeout = ssl_shutdown_timeout
+        self._context = contextvars.copy_context()  # from 3.15 on: what connections start from
         self._listeners: list[Any] = []
         self._serving = False
         self._serving_forever_fut: asyncio.Future[None] | None = None

@@ -79,6 +79,12 @@ def make_tasks(loop: Any) -> None:
     loop.run_until_complete(main())
 
 
+def make_safe_handles(loop: Any) -> None:
+    for number in range(COUNT):
+        loop.call_soon_threadsafe(int, number)
+    loop.run_until_complete(asyncio.sleep(0))
+
+
 def make_loops(loop: Any) -> None:
     for _ in range(COUNT // 10):
         hotloop.new_event_loop(backend=loop.backend).close()
@@ -136,6 +142,7 @@ def make_pipes(loop: Any) -> None:
 # What makes instances of a type; several types share one recipe.
 RECIPES: dict[str, Callable[[Any], None]] = {
     "Handle": make_handles,
+    "_ThreadSafeHandle": make_safe_handles,
     "TimerHandle": make_timers,
     "Future": make_futures,
     "FutureIter": make_futures,

@@ -175,7 +175,9 @@ def test_contexts_of_connections(run: Any) -> None:
             await a.made[-1].until_data(1)
             sock.close()
             await a.made[-1].until("lost")
-        assert seen == [("factory", "server"), ("made", "factory"), ("data", "factory")] * 2
+        # From 3.15 on a connection has one context for all of its calls.
+        last = "made" if sys.version_info >= (3, 15) else "factory"
+        assert seen == [("factory", "server"), ("made", "factory"), ("data", last)] * 2
         a.server.close()
 
     run(main())

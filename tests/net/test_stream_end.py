@@ -519,8 +519,9 @@ def test_descriptor_is_marked_as_owned(run: Any) -> None:
         for call in (loop.remove_reader, loop.remove_writer):
             with pytest.raises(RuntimeError, match=r"File descriptor .* is used by transport"):
                 call(fd)
-        with pytest.raises(RuntimeError, match="is used by transport"):
-            await loop.create_connection(Recorder, sock=one.transport._sock)
+        if sys.version_info < (3, 14):  # later ones close the socket when they refuse it
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                await loop.create_connection(Recorder, sock=one.transport._sock)
         one.transport.close()
         loop.add_reader(fd, print)
         loop.remove_reader(fd)

@@ -8,6 +8,7 @@ import contextvars
 import logging
 import os
 import socket
+import sys
 import warnings
 from typing import Any
 
@@ -204,7 +205,8 @@ def test_kinds_of_data(run: Any) -> None:
 def test_write_type_error(run: Any, data: Any) -> None:
     async def main() -> None:
         one = await link()
-        message = f"data argument must be a bytes-like object, not '{type(data).__name__}'"
+        wanted = "bytes-like" if sys.version_info < (3, 14) else "bytes, bytearray, or memoryview"
+        message = f"data argument must be a {wanted} object, not '{type(data).__name__}'"
         with pytest.raises(TypeError) as info:
             one.transport.write(data)
         assert str(info.value) == message
@@ -586,14 +588,66 @@ def test_contexts(run: Any) -> None:
         var.set("after")
         await one.lost()
         one.far.close()
-        assert seen == {
-            "made": "creator",
-            "data": "creator",
-            "data3": "reader",
-            "data2": "resumer",
-            "resume": "writer",
-            "lost": "closer",
-        }
+        if sys.version_info >= (3, 15):  # one context for all
+            assert seen == {
+                "made": "creator",
+                "data": "only here",
+                "data3": "reader",
+                "data2": "reader",
+                "resume": "only here",
+                "lost": "reader",
+            }
+        else:
+            assert seen == {
+                "made": "creator",
+                "data": "creator",
+                "data3": "reader",
+                "data2": "resumer",
+                "resume": "writer",
+                "lost": "closer",
+            }
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["connect", "sock", "accepted"])
+def test_what_the_factory_sets_in_its_context(run: Any, how: str) -> None:
+    """Seen by all that the connection calls; from 3.15 on the context is taken before it."""
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="none")
+
+    async def main() -> None:
+        seen: list[str] = []
+
+        class P(Recorder):
+            def connection_made(self, transport: Any) -> None:
+                seen.append(var.get())
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Any) -> None:
+                seen.append(var.get())
+                super().connection_lost(exc)
+
+        def factory() -> Any:
+            var.set("factory")
+            return P()
+
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            var.set("creator")
+            if how == "connect":
+                transport, protocol = await loop.create_connection(factory, *listener.getsockname())
+            else:
+                near = socket.create_connection(listener.getsockname())
+                if how == "sock":
+                    transport, protocol = await loop.create_connection(factory, sock=near)
+                else:
+                    transport, protocol = await loop.connect_accepted_socket(factory, near)
+            assert var.get() == "factory"
+            var.set("closer")
+            transport.close()
+            await protocol.until("lost")
+        later = sys.version_info >= (3, 15)
+        assert seen == (["creator", "creator"] if later else ["factory", "closer"])
 
     run(main())
 

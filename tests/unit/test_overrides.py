@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 import pytest
 from helpers import turn
@@ -457,13 +458,16 @@ def test_call_soon_threadsafe(replace):
         calls.clear()
 
         async def main():
-            return await loop.run_in_executor(None, len, "abc")
+            gate = threading.Event()
+            future = loop.run_in_executor(None, gate.wait, 60)
+            loop.call_soon(gate.set)  # not before the future is chained to the thread's
+            return await future
 
         answer = loop.run_until_complete(main()), len(calls)
         loop.run_until_complete(loop.shutdown_default_executor())
         return answer
 
-    assert replace("call_soon_threadsafe", make, scenario) == (3, 1)
+    assert replace("call_soon_threadsafe", make, scenario) == (True, 1)
 
 
 def test_deleting_what_was_set_brings_the_method_back(loop):

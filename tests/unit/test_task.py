@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import sys
 import types
 import weakref
 
@@ -399,6 +400,14 @@ def test_generic_alias(task_class):
 def test_init_twice(anyloop, task_class, reports):
     first, second = forever(), answer("second")
     task = task_class(first, loop=anyloop)
+    if sys.version_info >= (3, 15):
+        with pytest.raises(RuntimeError, match="Task object is already initialized"):
+            task.__init__(second, loop=anyloop)
+        second.close()
+        task.cancel()
+        turn(anyloop, 2)
+        assert task.cancelled()
+        return
     task.__init__(second, loop=anyloop)
     assert task.get_coro() is second
     first.close()
