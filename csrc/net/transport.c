@@ -284,7 +284,7 @@ hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *lo
         *high = *low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * *low;
     }
     if (!has_low) {
-        *low = *high >= 0 ? *high / 4 : -1;
+        *low = *high / 4 - (*high % 4 < 0); /* rounded down, as by // */
     }
     if (!(*high >= *low && *low >= 0)) {
         PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",

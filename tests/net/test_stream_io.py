@@ -232,9 +232,14 @@ def test_flow_control(run: Any) -> None:
         assert t.get_write_buffer_limits() == (25, 100)
         t.set_write_buffer_limits()
         assert t.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
-        for bad in ({"high": 1, "low": 2}, {"high": -1}, {"low": -1}):
-            with pytest.raises(ValueError, match="must be >= low"):
-                t.set_write_buffer_limits(**bad)
+        bad: list[tuple[dict[str, int], int, int]] = [
+            ({"high": 1, "low": 2}, 1, 2), ({"high": -1}, -1, -1), ({"high": -5}, -5, -2),
+            ({"low": -1}, -4, -1),
+        ]  # fmt: skip
+        for limits, high, low in bad:
+            text = rf"high \({high}\) must be >= low \({low}\) must be >= 0"
+            with pytest.raises(ValueError, match=text):
+                t.set_write_buffer_limits(**limits)
         t.set_write_buffer_limits(high=0)
         size = await one.fill(None)
         rest = t.get_write_buffer_size()
