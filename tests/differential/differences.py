@@ -1,0 +1,14 @@
+"""What hotloop does differently on purpose, as far as scenarios show it.
+
+Each row: the scenario (its function's name), the track that differs, and why. A row whose
+track is equal again is an error, so the table is never longer than it has to be.
+docs/compatibility.md names these too.
+"""
+
+from __future__ import annotations
+
+DELIBERATE: list[tuple[str, str, str]] = []
+
+
+def tracks_of(scenario: str) -> set[str]:
+    return {track for name, track, _ in DELIBERATE if name == scenario}
