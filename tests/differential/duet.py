@@ -17,7 +17,7 @@ on two tracks in one turn is in no order, what happens on one track is. By thems
 
 Normalisation, all there is (`normal`): addresses of objects and ids; numbers of descriptors,
 ports and processes, numbers in the names of tasks, threads and temporary folders; names of the
-classes of loops, transports, handles, TLS protocols; the place (file and line) of code of asyncio or of hotloop;
+classes of loops and transports; the place (file and line) of code of asyncio or hotloop;
 durations and points of time on the real clock in log texts; the line in which asyncio names its
 selector is dropped. Differences that are deliberate are
 in differences.py and must still be there.

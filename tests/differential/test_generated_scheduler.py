@@ -102,7 +102,7 @@ class Machine:
         self.added: list[Any] = [[] for _ in range(SLOTS)]
         self.serial = 0
         self.timers = 0
-        # Names of tasks would do, but under an eager factory 3.13.0 gives them after the first step.
+        # Names would do, but under an eager factory 3.13.0 gives them after the first step.
         self.numbers: dict[Any, Any] = {None: None}
         if mode == "debug":
             self.loop.set_debug(True)
@@ -267,10 +267,12 @@ class Machine:
     async def await_await_task(self, slot: int) -> Any:
         if self.tasks[slot] is not None and self.tasks[slot] is not asyncio.current_task():
             return await self.tasks[slot]
+        return None
 
     async def await_shield_task(self, slot: int) -> Any:
         if self.tasks[slot] is not None and self.tasks[slot] is not asyncio.current_task():
             return await asyncio.shield(self.tasks[slot])
+        return None
 
     async def await_wait_for(self, slot: int, delay: float) -> Any:
         return await asyncio.wait_for(self.futures[slot], self.own(delay) if delay > 0 else delay)
@@ -300,6 +302,7 @@ class Machine:
                 return exc
             finally:
                 self.depth -= 1
+        return None
 
     async def await_group(self, one: Any, two: Any) -> None:
         async with asyncio.TaskGroup() as group:
