@@ -638,8 +638,11 @@ remove_callback0(hl_state *st, PyObject *op, PyObject *fn)
     int same = PyObject_RichCompareBool(shown, fn, Py_EQ);
     Py_DECREF(shown);
     if (same > 0) {
-        Py_CLEAR(f->callback0);
-        Py_CLEAR(f->context0);
+        /* Both out before either is dropped: a finaliser may add the next callback. */
+        PyObject *callback = f->callback0, *ctx = f->context0;
+        f->callback0 = f->context0 = NULL;
+        Py_XDECREF(callback);
+        Py_XDECREF(ctx);
     }
     return same;
 }

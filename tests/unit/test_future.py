@@ -261,6 +261,34 @@ def test_remove_done_callback_compares_by_equality(anyloop):
     assert future._callbacks in (None, [])
 
 
+def test_a_removed_callback_whose_finaliser_adds_one(loop):
+    """On hotloop alone: stock asyncio keeps the new callback without its context, and crashes."""
+    future = loop.create_future()
+    seen = []
+
+    class Same:
+        def __init__(self, then=None):
+            self.then = then
+
+        def __call__(self, fut): ...
+
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+        def __del__(self):
+            if self.then is not None:
+                future.add_done_callback(self.then)
+
+    future.add_done_callback(Same(seen.append))
+    assert future.remove_done_callback(Same()) == 1
+    assert [callback for callback, _ in future._callbacks] == [seen.append]
+    future.set_result(None)
+    turn(loop)
+    assert seen == [future]
+
+
 def test_remove_done_callback_while_comparing_removes_others(anyloop):
     future = anyloop.create_future()
 
