@@ -9,6 +9,7 @@
 #   make debug        the suite with C assertions on
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
 #   make format       puts C and Python into the project's format
+#   make regressions  bugs that other loops shipped; LOOP=uvloop: on that loop, which does it fail?
 #   make bench        benchmarks against asyncio, uvloop and rloop
 #   make package      an sdist, a wheel built from it, and that wheel at work
 #   make full         all of these but bench
@@ -133,10 +134,19 @@ asan: $(INSTALLED)
 debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
 
-.PHONY: conformance conformance-full bench package full clean
+.PHONY: conformance conformance-full regressions bench package full clean
 conformance conformance-full: $(INSTALLED)
 	@$(BIN)/python tests/conformance/run.py --out build/conformance-$(TAG) \
 	    $(patsubst conformance-%,--%,$(filter-out conformance,$@))
+
+# What other loops got wrong: on asyncio and hotloop, or on the loop that LOOP= names (a package).
+regressions: $(INSTALLED)
+ifdef LOOP
+	@$(PIP) install $(LOOP)
+	@$(BIN)/python tests/regressions/run.py $(LOOP)
+else
+	$(BIN)/python -m pytest -q tests/regressions $(PYTEST)
+endif
 
 bench: $(INSTALLED)
 	@$(PIP) install '.[bench]'

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -58,7 +59,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", backends, indirect=True)
     if "loop_kind" in metafunc.fixturenames:
-        kinds = ["asyncio"] + ["hotloop-" + name for name in backends]
+        other = os.environ.get("REGRESSION_LOOP")
+        kinds = [other] if other else ["asyncio"] + ["hotloop-" + name for name in backends]
         metafunc.parametrize("loop_kind", kinds, indirect=True)
 
 
@@ -76,7 +78,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def loop_kind(request: pytest.FixtureRequest) -> str:
-    """'asyncio', 'hotloop-epoll' or 'hotloop-select': which loop `anyloop` is."""
+    """'asyncio', 'hotloop-epoll' or 'hotloop-select': which loop `anyloop` is.
+
+    Or the module that REGRESSION_LOOP names, with its new_event_loop().
+    """
     name: str = request.param
     return name
 
@@ -86,7 +91,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed:
+    if report.failed or hasattr(report, "wasxfail"):
         item.stash[FAILED] = True
     return report
 
@@ -178,5 +183,7 @@ def anyloop(
 ) -> asyncio.AbstractEventLoop:
     if loop_kind == "asyncio":
         return factory_of_loops(asyncio.SelectorEventLoop)
+    if not loop_kind.startswith("hotloop-"):
+        return factory_of_loops(importlib.import_module(loop_kind).new_event_loop)
     name = loop_kind.removeprefix("hotloop-")
     return factory_of_loops(lambda: hotloop.new_event_loop(backend=name))

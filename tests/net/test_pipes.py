@@ -17,43 +17,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from netlib import LIMIT, Recorder
+from netlib import LIMIT, CountedFile, Recorder, pipe_files, reader, writer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Handled = list[dict[str, Any]]
-
-
-def pipe_files() -> tuple[io.FileIO, io.FileIO]:
-    r, w = os.pipe()
-    return io.FileIO(r, "r"), io.FileIO(w, "w")
-
-
-class CountedFile:
-    """A file object that notes how often it was closed, and that its number was open then."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.closed = 0
-
-    def fileno(self) -> int:
-        return self.fd
-
-    def close(self) -> None:
-        os.fstat(self.fd)
-        os.close(self.fd)
-        self.closed += 1
-
-
-async def reader(pipe: Any, protocol: Any = None) -> tuple[Any, Any]:
-    loop = asyncio.get_running_loop()
-    protocol = Recorder() if protocol is None else protocol
-    return await loop.connect_read_pipe(lambda: protocol, pipe)
-
-
-async def writer(pipe: Any, protocol: Any = None) -> tuple[Any, Any]:
-    loop = asyncio.get_running_loop()
-    protocol = Recorder() if protocol is None else protocol
-    return await loop.connect_write_pipe(lambda: protocol, pipe)
 
 
 def read_all(fd: int) -> bytes:
