@@ -73,8 +73,12 @@ def test_bytes_read_before_start_tls_lost(run: Any, certs: Certs) -> None:
         if done:
             writer.write(b"hello")
             assert await peer.read(5) == b"hello"
-        writer.transport.abort()
+        upgrading.cancel()
+        shaking.cancel()
         await asyncio.gather(upgrading, shaking, return_exceptions=True)
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         far.close()
         assert done is (sys.version_info >= (3, 14))
 
