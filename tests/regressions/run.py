@@ -44,7 +44,7 @@ def outcome(loop: str, test: str) -> str:
     """'' if it passes, else why not in a few words."""
     with subprocess.Popen(
         [*PYTEST, "--tb=line", "--show-capture=no", "-W", "default", test],
-        env={**os.environ, "REGRESSION_LOOP": loop},
+        env={**os.environ, "REGRESSION_LOOP": loop, "TEST_LIMIT": "5"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
