@@ -23,4 +23,13 @@
 #define HL_READ 1u
 #define HL_WRITE 2u
 
+/* errno of a system call that only says "later".  An interrupted call is no reason to
+ * try again at once: the poller, being level-triggered, comes back with it, and the
+ * interpreter gets to run its signal handlers before. */
+static inline bool
+hl_would_block(int err)
+{
+    return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
+}
+
 #endif

@@ -65,8 +65,7 @@ hl_fdtab_get(hl_fdtab *t, int fd, hl_watch **out)
 static inline hl_entry *
 side_of(hl_watch *w, uint32_t side)
 {
-    assert(side == HL_READ || side == HL_WRITE);
-    return &w->on[side == HL_WRITE];
+    return &w->on[hl_side_index(side)];
 }
 
 /* A side that is set already: the file behind the number may have been replaced without

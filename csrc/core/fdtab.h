@@ -26,6 +26,14 @@ typedef struct {
     int used; /* slots with a side set */
 } hl_fdtab;
 
+/* Where a side's entry stands in `on`. */
+static inline int
+hl_side_index(uint32_t side)
+{
+    assert(side == HL_READ || side == HL_WRITE);
+    return side == HL_WRITE;
+}
+
 /* Invariant: want has exactly the bits of the sides whose entry is not empty. */
 
 void hl_fdtab_init(hl_fdtab *t);

@@ -19,6 +19,18 @@ hl_loop_check_closed(LoopObject *self)
     return 0;
 }
 
+int
+hl_loop_check_thread(LoopObject *self)
+{
+    if (self->thread_id != 0 && self->thread_id != PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Non-thread-safe operation invoked on an event loop other "
+                        "than the current one");
+        return -1;
+    }
+    return 0;
+}
+
 /* An overridden time() is foreign code: it may schedule, cancel and stop as it likes,
  * so callers read the heap and the ring anew afterwards. */
 int
@@ -165,11 +177,7 @@ take_args(const char *name, const char *const *params, Py_ssize_t n,
 static HL_COLD int
 check_debug(LoopObject *self, PyObject *callback, const char *name, bool any_thread)
 {
-    if (!any_thread && self->thread_id != 0 &&
-        self->thread_id != PyThread_get_thread_ident()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "Non-thread-safe operation invoked on an event loop other "
-                        "than the current one");
+    if (!any_thread && hl_loop_check_thread(self) < 0) {
         return -1;
     }
     PyObject *r =

@@ -435,11 +435,7 @@ Loop_check_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Loop_check_thread(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    LoopObject *self = AS_LOOP(op);
-    if (self->thread_id != 0 && self->thread_id != PyThread_get_thread_ident()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "Non-thread-safe operation invoked on an event loop other "
-                        "than the current one");
+    if (hl_loop_check_thread(AS_LOOP(op)) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

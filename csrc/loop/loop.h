@@ -47,6 +47,9 @@ int hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn);
 void hl_loop_wakeup(LoopObject *self);
 /* -1 with RuntimeError("Event loop is closed"). */
 int hl_loop_check_closed(LoopObject *self);
+/* -1 with asyncio's RuntimeError when the loop runs in another thread than this one;
+ * one that does not run has no thread, and passes. */
+int hl_loop_check_thread(LoopObject *self);
 /* The shared receive buffer, or NULL with MemoryError.  Its content is only valid until
  * the next call that can run foreign code. */
 unsigned char *hl_loop_scratch(LoopObject *self);

@@ -195,10 +195,9 @@ static int
 run_entry(LoopObject *self, hl_entry e)
 {
     hl_sched *s = &self->sched;
-    PyObject *obj = (PyObject *)(e.tagged & ~HL_KIND_MASK);
-    int kind = (int)(e.tagged & HL_KIND_MASK);
+    PyObject *obj = hl_entry_object(e);
     int rc;
-    switch (kind) {
+    switch (hl_entry_kind(e)) {
     case HL_KIND_STEP:
         rc = hl_task_run_step(s, obj, (PyObject *)e.arg);
         break;

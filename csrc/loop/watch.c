@@ -9,35 +9,16 @@
 
 #include <limits.h>
 
-static inline PyObject *
-entry_object(hl_entry e)
-{
-    return (PyObject *)(e.tagged & ~HL_KIND_MASK);
-}
-
-static inline int
-entry_kind(hl_entry e)
-{
-    return (int)(e.tagged & HL_KIND_MASK);
-}
-
-static inline int
-side_index(uint32_t side)
-{
-    assert(side == HL_READ || side == HL_WRITE);
-    return (int)(side >> 1);
-}
-
 /* Gives up what stood in the table; a handle is cancelled, so that an event which is
  * queued already does not run it.  May run Python code.  0 or -1. */
 static int
 release_entry(hl_entry e)
 {
-    PyObject *obj = entry_object(e);
+    PyObject *obj = hl_entry_object(e);
     if (obj == NULL) {
         return 0;
     }
-    int rc = entry_kind(e) == HL_KIND_HANDLE ? hl_handle_cancel(obj) : 0;
+    int rc = hl_entry_kind(e) == HL_KIND_HANDLE ? hl_handle_cancel(obj) : 0;
     Py_DECREF(obj);
     return rc;
 }
@@ -62,9 +43,9 @@ static HL_COLD void
 drop_stale(LoopObject *self, int fd, uint32_t side)
 {
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    hl_entry e = w->on[side_index(side)];
-    if (e.tagged && entry_kind(e) == HL_KIND_HANDLE) {
-        hl_loop_unwatch(self, fd, side, entry_object(e));
+    hl_entry e = w->on[hl_side_index(side)];
+    if (e.tagged && hl_entry_kind(e) == HL_KIND_HANDLE) {
+        hl_loop_unwatch(self, fd, side, hl_entry_object(e));
     }
 }
 
@@ -232,7 +213,7 @@ static bool
 take_side(LoopObject *self, int fd, uint32_t side, hl_entry *old)
 {
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (w == NULL || !w->on[side_index(side)].tagged) {
+    if (w == NULL || !w->on[hl_side_index(side)].tagged) {
         return false;
     }
     hl_fdtab_clear(&self->fds, self->poll, fd, side, old);
@@ -244,8 +225,8 @@ hl_loop_unwatch(LoopObject *self, int fd, uint32_t side, PyObject *obj)
 {
     hl_entry old;
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    bool ours =
-        w != NULL && (obj == NULL || entry_object(w->on[side_index(side)]) == obj);
+    bool ours = w != NULL &&
+                (obj == NULL || hl_entry_object(w->on[hl_side_index(side)]) == obj);
     if (!ours || !take_side(self, fd, side, &old)) {
         return;
     }
@@ -264,9 +245,9 @@ drop_handles(LoopObject *self, int fd)
 {
     for (uint32_t side = HL_READ; side <= HL_WRITE; side <<= 1) {
         hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-        hl_entry e = w->on[side_index(side)];
-        if (e.tagged && entry_kind(e) == HL_KIND_HANDLE) {
-            hl_loop_unwatch(self, fd, side, entry_object(e));
+        hl_entry e = w->on[hl_side_index(side)];
+        if (e.tagged && hl_entry_kind(e) == HL_KIND_HANDLE) {
+            hl_loop_unwatch(self, fd, side, hl_entry_object(e));
         }
     }
 }
@@ -331,7 +312,7 @@ check_free(LoopObject *self, int fd, PyObject *fileobj)
     if (HL_LIKELY(w == NULL || w->owner == NULL)) {
         return 0;
     }
-    PyObject *owner = entry_object(w->on[0].tagged ? w->on[0] : w->on[1]);
+    PyObject *owner = hl_entry_object(w->on[0].tagged ? w->on[0] : w->on[1]);
     if (owner == NULL) {
         PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport",
                      fileobj);
@@ -372,16 +353,16 @@ hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
         if (w == NULL || w->gen != f->gen || !(f->events & side)) {
             continue;
         }
-        hl_entry e = w->on[side_index(side)];
-        PyObject *obj = entry_object(e);
+        hl_entry e = w->on[hl_side_index(side)];
+        PyObject *obj = hl_entry_object(e);
         if (obj == NULL) {
             continue;
         }
-        if (entry_kind(e) == HL_KIND_HANDLE && hl_handle_cancelled(obj)) {
+        if (hl_entry_kind(e) == HL_KIND_HANDLE && hl_handle_cancelled(obj)) {
             hl_loop_unwatch(self, f->fd, side, obj);
             continue;
         }
-        if (hl_sched_push(&self->sched, entry_kind(e), obj, e.arg) < 0) {
+        if (hl_sched_push(&self->sched, hl_entry_kind(e), obj, e.arg) < 0) {
             return -1;
         }
     }
@@ -404,8 +385,8 @@ hl_watch_clear(LoopObject *self)
         w->want = 0;
         w->gen++;
         self->fds.used--;
-        Py_XDECREF(entry_object(old[0]));
-        Py_XDECREF(entry_object(old[1]));
+        Py_XDECREF(hl_entry_object(old[0]));
+        Py_XDECREF(hl_entry_object(old[1]));
     }
     Py_CLEAR(self->fileobjs);
 }
@@ -414,8 +395,8 @@ int
 hl_watch_traverse(LoopObject *self, visitproc visit, void *arg)
 {
     for (int fd = 0; fd < self->fds.cap; fd++) {
-        Py_VISIT(entry_object(self->fds.v[fd].on[0]));
-        Py_VISIT(entry_object(self->fds.v[fd].on[1]));
+        Py_VISIT(hl_entry_object(self->fds.v[fd].on[0]));
+        Py_VISIT(hl_entry_object(self->fds.v[fd].on[1]));
     }
     Py_VISIT(self->fileobjs);
     return 0;

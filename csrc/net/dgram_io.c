@@ -19,12 +19,6 @@
 
 /* ---- receiving ---- */
 
-static bool
-would_block(int err)
-{
-    return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
-}
-
 /* BlockingIOError and InterruptedError say nothing more than "later": cleared. */
 static bool
 raised_would_block(void)
@@ -108,7 +102,7 @@ receive(DatagramTransport *t, PyObject **data, PyObject **addr)
     }
     ssize_t n = recvfrom(*t->live_fd, buf, HL_READ_MAX, MSG_DONTWAIT, &from.any, &len);
     if (n < 0) {
-        return would_block(errno) ? 0 : hl_raise_int(-errno);
+        return hl_would_block(errno) ? 0 : hl_raise_int(-errno);
     }
     *data = PyBytes_FromStringAndSize((char *)buf, n);
     *addr = *data == NULL ? NULL : address_of(t, &from, len);
@@ -355,7 +349,7 @@ transmit(DatagramTransport *t, PyObject *data, PyObject *addr)
                 : sendto(fd, view.buf, (size_t)view.len, flags, &t->at.any, t->at_len);
     int err = n < 0 ? errno : 0;
     PyBuffer_Release(&view);
-    return n >= 0 ? 1 : would_block(err) ? 0 : hl_raise_int(-err);
+    return n >= 0 ? 1 : hl_would_block(err) ? 0 : hl_raise_int(-err);
 }
 
 static size_t

@@ -245,8 +245,8 @@ accept_failed(Listener *l, int err)
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
-        PyErr_SetRaisedException(
-            PyObject_CallFunction(PyExc_OSError, "is", err, strerror(err)));
+        errno = err; /* an OSError for ENOMEM too, as accept() raises it */
+        (void)PyErr_SetFromErrno(PyExc_OSError);
         return back_off(l);
     default:
         break;

@@ -49,7 +49,7 @@ on_eof(StreamTransport *t)
 static int
 on_recv_error(StreamTransport *t, int err)
 {
-    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+    if (hl_would_block(err)) {
         return 0;
     }
     (void)hl_raise_int(-err);

@@ -30,7 +30,7 @@ on_eof(PipeTransport *t)
 static int
 on_read_error(PipeTransport *t, int err)
 {
-    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+    if (hl_would_block(err)) {
         return 0;
     }
     if (!PyErr_Occurred()) {

@@ -8,7 +8,8 @@
  * What is common to all transports is in transport.h.
  *
  * Life of the descriptor: hl_stream_new() adopts it, and from then on only this object
- * closes it, once, in release_fd(): after connection_lost(), or in the finaliser.
+ * closes it, once, in hl_stream_release(): after connection_lost(), or in the
+ * finaliser.
  *
  * Any upcall (a protocol's or the loop's Python method) may close or abort the
  * transport, change its protocol or pause it: everything is looked at anew afterwards.
@@ -36,7 +37,7 @@ typedef struct {
     bool open : 1;         /* the descriptor is ours to close */
     bool eof : 1;          /* write_eof() */
     bool buffered : 1;     /* the protocol is a BufferedProtocol */
-    bool flush_queued : 1; /* hl_stream_flush_cont() will run after this callback */
+    bool flush_queued : 1; /* flush_cont() will run after this callback */
     bool owned : 1;        /* the loop knows the descriptor as a transport's */
 } StreamTransport;
 

@@ -147,7 +147,7 @@ put(PipeTransport *t, PyObject *data, const char *p, size_t len)
         return 0;
     }
     if (n < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        if (!hl_would_block(errno)) {
             return on_write_error(t, errno);
         }
         n = 0;

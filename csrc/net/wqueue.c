@@ -116,7 +116,7 @@ drain(hl_wqueue *q, int fd, bool sock)
         size_t tried;
         ssize_t n = send_some(q, fd, sock, &tried);
         if (n < 0) {
-            return n == -EINTR || n == -EWOULDBLOCK ? -EAGAIN : (int)n;
+            return hl_would_block((int)-n) ? -EAGAIN : (int)n;
         }
         consume(q, (size_t)n);
         if ((size_t)n < tried) {

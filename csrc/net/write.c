@@ -1,12 +1,16 @@
 /* From the protocol to the socket, with flow control.
  *
  * The queue is in one of three states.
+ *
  *   empty    nothing to do.
+ *
  *   held     not `writing`: bytes written inside the callback or step that is running;
  *            nobody has tried to send them yet.  hl_stream_flush() does, at the latest
  *            when that callback returns.  Never more than HOLD_MAX bytes and never
- * above the high-water mark, so that holding does not look like back-pressure. waiting
- * `writing`: the socket is full and the loop watches for room. */
+ *            above the high-water mark, so that holding does not look like
+ *            back-pressure.
+ *
+ *   waiting  `writing`: the socket is full and the loop watches for room. */
 #include "net/stream.h"
 
 #include <sys/socket.h>
@@ -182,7 +186,7 @@ send_now(StreamTransport *t, PyObject *owner, const char *p, size_t n)
         if (sent == (ssize_t)n) {
             return 0;
         }
-        if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        if (sent < 0 && !hl_would_block(errno)) {
             return after_flush(t, -errno);
         }
         p += sent > 0 ? sent : 0;

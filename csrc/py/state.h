@@ -16,20 +16,15 @@
     X(_attach)                                                                         \
     X(_buffer)                                                                         \
     X(_call_connection_lost)                                                           \
-    X(_detach)                                                                         \
-    X(_eof)                                                                            \
-    X(_check_callback)                                                                 \
     X(_close_base)                                                                     \
-    X(_debug_changed)                                                                  \
-    X(call_at)                                                                         \
-    X(name)                                                                            \
+    X(_detach)                                                                         \
     X(_enter_run)                                                                      \
+    X(_eof)                                                                            \
     X(_leave_run)                                                                      \
     X(_limit)                                                                          \
     X(_loop)                                                                           \
     X(_paused)                                                                         \
     X(_process_signals)                                                                \
-    X(_source_traceback)                                                               \
     X(_start)                                                                          \
     X(_stream_reader)                                                                  \
     X(_stream_reader_wr)                                                               \
@@ -38,6 +33,7 @@
     X(_wakeup_waiter)                                                                  \
     X(add_done_callback)                                                               \
     X(buffer_updated)                                                                  \
+    X(call_at)                                                                         \
     X(call_exception_handler)                                                          \
     X(call_later)                                                                      \
     X(call_soon)                                                                       \
@@ -51,7 +47,6 @@
     X(data_received)                                                                   \
     X(datagram_received)                                                               \
     X(debug)                                                                           \
-    X(default_exception_handler)                                                       \
     X(eof_received)                                                                    \
     X(error_received)                                                                  \
     X(exception)                                                                       \
@@ -64,12 +59,10 @@
     X(get_loop)                                                                        \
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
-    X(handle)                                                                          \
     X(info)                                                                            \
     X(is_running)                                                                      \
     X(loop)                                                                            \
     X(message)                                                                         \
-    X(msg)                                                                             \
     X(pause_reading)                                                                   \
     X(pause_writing)                                                                   \
     X(peername)                                                                        \
@@ -78,7 +71,6 @@
     X(protocol)                                                                        \
     X(result)                                                                          \
     X(resume_writing)                                                                  \
-    X(set_name)                                                                        \
     X(socket)                                                                          \
     X(sockname)                                                                        \
     X(source_traceback)                                                                \

@@ -8,17 +8,11 @@ const char hl_loop_brand = 'h';
 #define READY_CAP 256
 #define FLUSH_CAP 16
 
-static inline PyObject *
-entry_object(hl_entry e)
-{
-    return (PyObject *)(e.tagged & ~HL_KIND_MASK);
-}
-
 /* STEP and WAKE entries own their argument, the others have none that is an object. */
 static inline PyObject *
 entry_argument(hl_entry e)
 {
-    int kind = (int)(e.tagged & HL_KIND_MASK);
+    int kind = hl_entry_kind(e);
     return kind == HL_KIND_STEP || kind == HL_KIND_WAKE ? (PyObject *)e.arg : NULL;
 }
 
@@ -26,7 +20,7 @@ void
 hl_entry_drop(hl_entry e)
 {
     Py_XDECREF(entry_argument(e));
-    Py_DECREF(entry_object(e));
+    Py_DECREF(hl_entry_object(e));
 }
 
 int
@@ -79,14 +73,14 @@ hl_sched_traverse(hl_sched *s, visitproc visit, void *arg)
     size_t n = s->ready.v == NULL ? 0 : hl_ring_len(&s->ready);
     for (size_t i = 0; i < n; i++) {
         hl_entry *e = hl_ring_at(&s->ready, i);
-        Py_VISIT(entry_object(*e));
+        Py_VISIT(hl_entry_object(*e));
         Py_VISIT(entry_argument(*e));
     }
     for (size_t i = 0; i < s->timers.len; i++) {
         Py_VISIT(hl_timer_handle(s->timers.v[i].node));
     }
     for (size_t i = 0; i < s->n_flush; i++) {
-        Py_VISIT(entry_object(s->flush[i]));
+        Py_VISIT(hl_entry_object(s->flush[i]));
     }
     return 0;
 }
@@ -135,7 +129,7 @@ hl_sched_flush_now(hl_sched *s)
 {
     while (s->at_flush < s->n_flush) {
         hl_entry e = s->flush[s->at_flush];
-        PyObject *obj = entry_object(e);
+        PyObject *obj = hl_entry_object(e);
         s->flush[s->at_flush++].tagged = 0;
         int rc = ((hl_cont_fn)e.arg)(obj);
         Py_DECREF(obj);

@@ -18,6 +18,19 @@ enum {
     HL_KIND_CONT = 3,   /* call arg, an hl_cont_fn, with the object */
 };
 
+/* The object of an entry (borrowed; NULL for an empty one) and its kind. */
+static inline PyObject *
+hl_entry_object(hl_entry e)
+{
+    return (PyObject *)(e.tagged & ~HL_KIND_MASK);
+}
+
+static inline int
+hl_entry_kind(hl_entry e)
+{
+    return (int)(e.tagged & HL_KIND_MASK);
+}
+
 /* A C continuation.  0, or -1 with an exception set: SystemExit and KeyboardInterrupt
  * then leave run_forever(), anything else goes to the exception handler. */
 typedef int (*hl_cont_fn)(PyObject *self);
