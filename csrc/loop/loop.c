@@ -4,6 +4,7 @@
  * specialised.  The base's own tp_traverse, tp_clear and tp_dealloc are never called;
  * the instance dictionary that it brings is visited and cleared here. */
 #include "loop/loop.h"
+#include "py/compat.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -256,19 +257,34 @@ Loop_dealloc(PyObject *op)
 
 /* ---- running ---- */
 
-static int
-check_running(LoopObject *self)
+/* hotloop.allow_nested_runs() gives the loop a list of tasks set aside: 1, 0, or -1. */
+static HL_COLD int
+may_nest(LoopObject *self)
 {
-    if (self->thread_id != 0) {
-        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
-        return -1;
-    }
+    PyObject *aside = PyObject_GetAttr((PyObject *)self, self->sched.st->s__set_aside);
+    int rc = aside == NULL ? -1 : aside != Py_None;
+    Py_XDECREF(aside);
+    return rc;
+}
+
+/* 0 and whether the run would lie inside one of this loop, or -1. */
+static int
+check_running(LoopObject *self, bool *nested)
+{
     PyObject *other = PyObject_CallNoArgs(self->sched.st->i_get_running_loop);
     if (other == NULL) {
         return -1;
     }
-    bool none = other == Py_None;
+    bool none = other == Py_None, here = other == (PyObject *)self;
     Py_DECREF(other);
+    *nested = self->thread_id != 0;
+    if (*nested) {
+        int rc = here ? may_nest(self) : 0;
+        if (rc == 0) {
+            PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+        }
+        return rc > 0 ? 0 : -1;
+    }
     if (!none) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot run the event loop while another loop is running");
@@ -303,17 +319,9 @@ leave(LoopObject *self, int rc)
     return rc;
 }
 
-static PyObject *
-Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
+static int
+run_outermost(LoopObject *self)
 {
-    LoopObject *self = AS_LOOP(op);
-    if (hl_loop_check_closed(self) < 0 || check_running(self) < 0) {
-        return NULL;
-    }
-    if (HL_UNLIKELY(self->pid != getpid()) && reopen_poller(self) < 0) {
-        return NULL;
-    }
-    Py_INCREF(op);
     self->thread_id = PyThread_get_thread_ident();
     self->unpolled = 0;
     self->last_poll = 0;
@@ -324,7 +332,73 @@ Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (rc == 0) {
         rc = hl_run(self);
     }
-    rc = leave(self, rc);
+    return leave(self, rc);
+}
+
+/* The run itself, and what stays the outer run's. */
+static int
+run_inner(LoopObject *self)
+{
+    hl_state *st = self->sched.st;
+    if (self->sched.current == Py_None) { /* a finished task's place */
+        hl_current_clear(&self->sched, (PyObject *)self);
+    }
+    PyObject *shown = self->sched.current; /* the step on the stack owns it */
+    bool stopping = self->stopping;
+    if (call_base(self, st->s__enter_nested) < 0) {
+        return -1;
+    }
+    self->sched.current = NULL; /* asyncio's record has been emptied */
+    self->stopping = false;
+    int rc = hl_run(self);
+    PyObject *saved = PyErr_GetRaisedException();
+    self->stopping = stopping;
+    if (call_base(self, st->s__leave_nested) < 0) {
+        rc = -1;
+    }
+    self->sched.current = shown;
+    if (saved != NULL) {
+        PyErr_Clear();
+        PyErr_SetRaisedException(saved);
+    }
+    return rc;
+}
+
+/* A run inside a callback or step of the one that is under way, whose hooks and signal
+ * pipe serve it as well.  The task in the middle of its step is set aside, and so are
+ * its context, which others may share, and a stop() that was meant for the outer run.
+ */
+static HL_COLD int
+run_nested(LoopObject *self)
+{
+    PyObject *contexts = PyList_New(0);
+    if (contexts == NULL) {
+        return -1;
+    }
+    int rc = hl_contexts_leave(contexts);
+    if (rc == 0) {
+        rc = run_inner(self);
+    }
+    if (hl_contexts_enter(contexts) < 0) {
+        rc = -1;
+    }
+    Py_DECREF(contexts);
+    return rc;
+}
+
+static PyObject *
+Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = AS_LOOP(op);
+    bool nested;
+    if (hl_loop_check_closed(self) < 0 || check_running(self, &nested) < 0) {
+        return NULL;
+    }
+    if (HL_UNLIKELY(self->pid != getpid()) && reopen_poller(self) < 0) {
+        return NULL;
+    }
+    Py_INCREF(op);
+    int rc = HL_UNLIKELY(nested) ? run_nested(self) : run_outermost(self);
     Py_DECREF(op);
     if (rc < 0) {
         return NULL;
@@ -426,7 +500,8 @@ Loop_check_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Loop_check_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    if (check_running(AS_LOOP(op)) < 0) {
+    bool nested;
+    if (check_running(AS_LOOP(op), &nested) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -254,10 +254,9 @@ run_ready(LoopObject *self)
     int rc = 0;
     bool outer = s->in_callback; /* a nested run_forever() inside a callback */
     s->in_callback = true;
-    for (size_t n = hl_ring_len(&s->ready); n > 0 && rc == 0; n--) {
-        if (HL_UNLIKELY(hl_ring_len(&s->ready) == 0)) {
-            break; /* a nested run took them */
-        }
+    /* A nested run may take the head past the mark: what came later is not ours. */
+    const size_t end = s->ready.tail;
+    while (rc == 0 && (ptrdiff_t)(end - s->ready.head) > 0) {
         rc = run_entry(self, hl_ring_pop(&s->ready));
         if (HL_UNLIKELY(s->n_flush > 0)) {
             rc = flush(self, rc);
@@ -291,11 +290,13 @@ turn(LoopObject *self)
 int
 hl_run(LoopObject *self)
 {
-    int rc;
     hl_current_slots outer = hl_current_bind(&self->sched);
-    do {
-        rc = turn(self);
-    } while (rc == 0 && !self->stopping);
+    int rc = self->sched.n_flush > 0 ? flush(self, 0) : 0; /* of the run around this */
+    if (rc == 0) {
+        do {
+            rc = turn(self);
+        } while (rc == 0 && !self->stopping);
+    }
     self->stopping = false;
     hl_current_clear(&self->sched, (PyObject *)self);
     hl_current_unbind(&self->sched, outer);

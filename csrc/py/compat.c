@@ -334,3 +334,40 @@ hl_compat_check(hl_state *st)
     }
     return 0;
 }
+
+/* ---- contexts ---- */
+
+/* A thread's own context, which nobody has entered, cannot be left: there it ends. */
+int
+hl_contexts_leave(PyObject *left)
+{
+    for (;;) {
+        PyObject *ctx = Py_XNewRef(hl_context_borrow());
+        if (ctx == NULL || PyContext_Exit(ctx) < 0) {
+            PyErr_Clear();
+            Py_XDECREF(ctx);
+            return 0;
+        }
+        if (PyList_Append(left, ctx) < 0) {
+            (void)PyContext_Enter(ctx);
+            Py_DECREF(ctx);
+            return -1;
+        }
+        Py_DECREF(ctx);
+    }
+}
+
+int
+hl_contexts_enter(PyObject *left)
+{
+    int rc = 0;
+    PyObject *saved = PyErr_GetRaisedException();
+    for (Py_ssize_t i = PyList_GET_SIZE(left); i > 0 && rc == 0; i--) {
+        rc = PyContext_Enter(PyList_GET_ITEM(left, i - 1));
+    }
+    if (saved != NULL) {
+        PyErr_Clear();
+        PyErr_SetRaisedException(saved);
+    }
+    return rc;
+}

@@ -8,4 +8,10 @@
  * Task are then left out); -1 with an exception. */
 int hl_compat_check(hl_state *st);
 
+/* Leaves every context that this thread has entered, the innermost first, and appends
+ * them to the list.  0 or -1. */
+int hl_contexts_leave(PyObject *left);
+/* Enters them again; an exception that is set stays.  0 or -1. */
+int hl_contexts_enter(PyObject *left);
+
 #endif

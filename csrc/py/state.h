@@ -18,13 +18,16 @@
     X(_call_connection_lost)                                                           \
     X(_close_base)                                                                     \
     X(_detach)                                                                         \
+    X(_enter_nested)                                                                   \
     X(_enter_run)                                                                      \
     X(_eof)                                                                            \
+    X(_leave_nested)                                                                   \
     X(_leave_run)                                                                      \
     X(_limit)                                                                          \
     X(_loop)                                                                           \
     X(_paused)                                                                         \
     X(_process_signals)                                                                \
+    X(_set_aside)                                                                      \
     X(_start)                                                                          \
     X(_stream_reader)                                                                  \
     X(_stream_reader_wr)                                                               \

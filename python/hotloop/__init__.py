@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from hotloop._core import EventLoop, Future, Handle, Task, TimerHandle
+from hotloop._nested import allow_nested_runs
 from hotloop._policy import EventLoopPolicy, install
 
 __all__ = (
@@ -22,6 +23,7 @@ __all__ = (
     "Handle",
     "Task",
     "TimerHandle",
+    "allow_nested_runs",
     "install",
     "new_event_loop",
     "run",

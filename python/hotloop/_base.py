@@ -22,6 +22,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from hotloop._dgram import DgramMixin
+from hotloop._nested import NestedMixin
 from hotloop._net import NetMixin
 from hotloop._pipe import PipeMixin
 from hotloop._signals import SignalsMixin, _iscoroutinefunction
@@ -42,7 +43,9 @@ def _run_until_complete_cb(future: asyncio.Future[Any]) -> None:
     """Stops the loop of a finished future; its name is what asyncio's `repr(task)` shows."""
     if not future.cancelled() and isinstance(future.exception(), SystemExit | KeyboardInterrupt):
         return  # run_forever() has been left already: a stop() would end its next run
-    futures._get_loop(future).stop()  # type: ignore[attr-defined]
+    loop = futures._get_loop(future)  # type: ignore[attr-defined]
+    if not getattr(loop, "_set_aside", None) or loop._is_innermost(future):
+        loop.stop()
 
 
 def _literal_family(host: object) -> int | None:
@@ -79,6 +82,7 @@ class LoopBase(
     DgramMixin,
     PipeMixin,
     SubprocessMixin,
+    NestedMixin,
     asyncio.AbstractEventLoop,
 ):
     """Cold policy of the loop: exception handlers, executors, name resolution, start and end."""
@@ -174,12 +178,14 @@ class LoopBase(
         """
         self._check_closed()
         self._check_running()
+        level = self._new_level(future)
         is_ours = not futures.isfuture(future)  # nobody else can look at what comes of it
         task: Any = future
         task = tasks.ensure_future(task, loop=self)
         if is_ours:
             task._log_destroy_pending = False  # "stopped before completed" says it better
         task.add_done_callback(_run_until_complete_cb)
+        self._awaited[level] = task
         try:
             self.run_forever()
         except BaseException:
@@ -187,6 +193,7 @@ class LoopBase(
                 task.exception()  # marks it as retrieved: it is what is being raised
             raise
         finally:
+            del self._awaited[level]
             task.remove_done_callback(_run_until_complete_cb)
         if not task.done():
             raise RuntimeError("Event loop stopped before Future completed.")

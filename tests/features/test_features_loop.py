@@ -216,6 +216,29 @@ def test_policy_class(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loop.close()
 
 
+def test_nested_runs(loop: Loop) -> None:
+    async def value() -> int:
+        await asyncio.sleep(0.001)
+        return 5
+
+    def plain_function() -> int:
+        return int(loop.run_until_complete(value()))
+
+    async def main() -> int:
+        task = asyncio.current_task()
+        coro = value()
+        with pytest.raises(RuntimeError, match="already running"):
+            loop.run_until_complete(coro)
+        coro.close()
+        hotloop.allow_nested_runs(loop)
+        result = plain_function()
+        assert asyncio.current_task() is task
+        await asyncio.sleep(0)
+        return result
+
+    assert loop.run_until_complete(main()) == 5
+
+
 # ---- timers ----
 
 

@@ -93,9 +93,9 @@ def test_lines_name_tests_that_exist() -> None:
         assert test in names_in(path), f"{file} has no {test}"
 
 
-@pytest.mark.parametrize("title", ["Differences", "What libraries may rely on"])
+@pytest.mark.parametrize("title", ["Differences", "Nested runs", "What libraries may rely on"])
 def test_each_line_has_a_test(title: str) -> None:
     items = re.split(r"^- ", section(title), flags=re.M)[1:]
-    assert len(items) >= 10
+    assert len(items) >= 4
     for item in items:
         assert re.search(r"\.py::test_\w+`", item), f"without a test: {item.splitlines()[0]}"
