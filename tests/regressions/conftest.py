@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
@@ -31,6 +33,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("asyncio_is_flawed"):
             if kind == "asyncio" and mark.kwargs.get("when", True):
                 item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warmed_up() -> None:
+    """Another loop may keep descriptors for the process (libuv's pipe for signals): made here."""
+    kind = os.environ.get("REGRESSION_LOOP")
+    if kind:
+        loop = importlib.import_module(kind).new_event_loop()
+        loop.add_signal_handler(signal.SIGUSR1, int)
+        loop.remove_signal_handler(signal.SIGUSR1)
+        loop.run_until_complete(asyncio.sleep(0.001))
+        loop.run_until_complete(loop.getaddrinfo("localhost", 1))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 @pytest.fixture

@@ -62,6 +62,8 @@ def outcome(loop: str, test: str) -> str:
         return f"ends the process: {signal.Signals(-child.returncode).name}"
     if child.returncode == 0:
         return ""
+    if child.returncode != 1:  # pytest's own trouble is no verdict on the loop
+        raise RuntimeError(f"{test} could not be run:\n{text}")
     said = re.findall(r"^(?:/\S+: |E +)(.+)$|^\S+Error.*", text, re.MULTILINE)
     return next((one for one in said if one), f"status {child.returncode}")[:110]
 
@@ -76,26 +78,31 @@ def marks() -> dict[str, tuple[int, tuple[str, ...]]]:
     }
 
 
+def bare_name(test: str) -> str:
+    return test.partition("::")[2].partition("[")[0]
+
+
 def main() -> int:
     loop = sys.argv[1]
     only = sys.argv[2] if len(sys.argv) > 2 else ""
     version = importlib.metadata.version(loop)
     tests = collect(loop, only)
     table = marks()
-    print(f"{loop} {version}: {len(tests)} tests")
+    print(f"{loop} {version}: {len(tests)} tests", flush=True)
+    failed, failing, classes = 0, set(), set()
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda test: outcome(loop, test), tests))
-    lines, failing = [], set()
-    for test, said in zip(tests, results, strict=True):
-        name = test.partition("::")[2]
-        bare = name.partition("[")[0]
-        if said:
-            failing.add(bare)
-            lines.append((table[bare][0], f"{table[bare][0]:3d}  {name}: {said}"))
-    for _, line in sorted(lines):
-        print(line)
-    print(f"{len(lines)} of {len(tests)} tests fail, of {len({n for n, _ in lines})} classes")
-    ran = {test.partition("::")[2].partition("[")[0] for test in tests}
+        tests.sort(key=lambda test: table[bare_name(test)][0])
+        for test, said in zip(
+            tests, pool.map(lambda test: outcome(loop, test), tests), strict=True
+        ):
+            if said:
+                failed += 1
+                failing.add(bare_name(test))
+                classes.add(table[bare_name(test)][0])
+                number = table[bare_name(test)][0]
+                print(f"{number:3d}  {test.partition('::')[2]}: {said}", flush=True)
+    print(f"{failed} of {len(tests)} tests fail, of {len(classes)} classes")
+    ran = {bare_name(test) for test in tests}
     seen = {name for name in ran if loop in table[name][1]}
     for name in sorted(seen - failing):
         print(f"passes, though it was seen to fail on {SEEN_ON[loop]}: {name}")
