@@ -5,6 +5,7 @@
 #   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
 #   make integration  real programs on hotloop: aiohttp, uvicorn, asyncpg, Redis and more
 #   make conformance-full   the same on both backends, with our Task and Future and with asyncio's
+#   make differential  generated programs against asyncio, EXAMPLES=10000 of each
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make debug        the suite with C assertions on
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors

@@ -91,10 +91,12 @@ class Server(base_events.Server):
     # ---- serving ----
 
     def _start_serving(self) -> None:
-        if self._serving or self._sockets is None:
+        if self._serving:
             return
+        sockets: Any = self._sockets
+        sockets = list(sockets)  # None once closed: TypeError, as under asyncio
         self._serving = True
-        for sock in self._sockets:
+        for sock in sockets:
             sock.listen(self._backlog)
             self._listeners.append(self._loop._start_listening(self, sock))
 

@@ -351,7 +351,7 @@ def test_programs(backend: str, mode: str, program: Any) -> None:
     def scenario(rec: Recorder) -> None:
         run_program(rec, mode, program)
 
-    theirs, turns = play(scenario, asyncio.SelectorEventLoop, clock=True)
-    ours, mine = play(scenario, lambda: hotloop.new_event_loop(backend), clock=True)
+    theirs, turns = play(scenario, asyncio.SelectorEventLoop, brief=True, clock=True)
+    ours, mine = play(scenario, lambda: hotloop.new_event_loop(backend), brief=True, clock=True)
     compare("test_programs", ours, theirs)
     assert mine == turns
