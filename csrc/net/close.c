@@ -74,7 +74,8 @@ force_close(hl_transport *t, PyObject *exc)
 int
 hl_stream_fatal(StreamTransport *t, const char *message)
 {
-    return hl_transport_fatal(HL_TRANSPORT(t), message, force_close);
+    return hl_transport_fatal(HL_TRANSPORT(t), message,
+                              PyErr_ExceptionMatches(PyExc_OSError), force_close);
 }
 
 void

@@ -17,32 +17,13 @@ start(PyObject *self)
     if (t->loop != NULL && hl_dgram_start_reading(t) < 0) {
         rc = hl_dgram_fatal(t, "Fatal read error on datagram transport");
     }
-    if (waiter != NULL) {
-        if (rc == 0) {
-            rc = hl_waiter_set(t->st, waiter, Py_None, NULL);
-        }
-        Py_DECREF(waiter);
-    }
-    return rc;
+    return hl_transport_started(HL_TRANSPORT(t), waiter, rc);
 }
 
 static PyObject *
 dgram_start(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return start(self) < 0 ? NULL : Py_NewRef(Py_None);
-}
-
-/* Schedules connection_made() and then start(): 0 or -1. */
-static int
-schedule_start(DatagramTransport *t, PyObject *connection_made)
-{
-    if (hl_transport_call_soon(HL_TRANSPORT(t), connection_made, (PyObject *)t) < 0) {
-        return -1;
-    }
-    if (hl_sched_plain((PyObject *)t->loop) != NULL) {
-        return hl_loop_soon(t->loop, (PyObject *)t, start);
-    }
-    return hl_transport_soon(HL_TRANSPORT(t), t->st->s__start, NULL);
 }
 
 /* extra[name] = sock.<method>(), None where that is an OSError; *known: it is not.  0
@@ -127,7 +108,7 @@ adopt(DatagramTransport *t, PyObject *sock)
     }
     t->owned = true;
     t->sock = Py_NewRef(sock);
-    int rc = schedule_start(t, made);
+    int rc = hl_transport_schedule_start(HL_TRANSPORT(t), made, start);
     Py_DECREF(made);
     if (rc < 0) {
         t->owned = false;
@@ -214,7 +195,8 @@ force_close(hl_transport *base, PyObject *exc)
 int
 hl_dgram_fatal(DatagramTransport *t, const char *message)
 {
-    return hl_transport_fatal(HL_TRANSPORT(t), message, force_close);
+    return hl_transport_fatal(HL_TRANSPORT(t), message,
+                              PyErr_ExceptionMatches(PyExc_OSError), force_close);
 }
 
 /* Closes the socket if that is still ours to do; keeps a set exception. */
@@ -266,25 +248,6 @@ hl_dgram_lost(DatagramTransport *t, PyObject *exc)
 
 /* ---- methods ---- */
 
-static PyObject *
-dgram_set_protocol(PyObject *self, PyObject *protocol)
-{
-    Py_XSETREF(SELF(self)->protocol, Py_NewRef(protocol));
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-dgram_get_protocol(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_NewRef(SELF(self)->protocol != NULL ? SELF(self)->protocol : Py_None);
-}
-
-static PyObject *
-dgram_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return PyBool_FromLong(SELF(self)->closing);
-}
-
 /* What waits is sent first. */
 static PyObject *
 dgram_close(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -318,42 +281,16 @@ dgram_call_connection_lost(PyObject *self, PyObject *exc)
     return hl_dgram_lost(SELF(self), exc) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *
-dgram_is_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+static int
+start_reading(PyObject *self)
 {
-    return PyBool_FromLong(!SELF(self)->closing && !SELF(self)->paused);
-}
-
-static PyObject *
-dgram_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    DatagramTransport *t = SELF(self);
-    if (!t->closing && !t->paused) {
-        t->paused = true;
-        hl_transport_stop_reading(HL_TRANSPORT(t));
-        hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "pauses reading");
-    }
-    Py_RETURN_NONE;
+    return hl_dgram_start_reading(SELF(self));
 }
 
 static PyObject *
 dgram_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    DatagramTransport *t = SELF(self);
-    if (t->closing || !t->paused) {
-        Py_RETURN_NONE;
-    }
-    PyObject *ctx = PyContext_CopyCurrent(); /* reads now belong to who resumed them */
-    if (ctx == NULL) {
-        return NULL;
-    }
-    t->paused = false;
-    Py_XSETREF(t->read_ctx, ctx);
-    if (hl_dgram_start_reading(t) < 0) {
-        return NULL;
-    }
-    hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "resumes reading");
-    Py_RETURN_NONE;
+    return hl_transport_resume_reading(HL_TRANSPORT(self), start_reading);
 }
 
 static PyObject *
@@ -373,30 +310,12 @@ dgram_set_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
-dgram_get_limits(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_BuildValue("(nn)", SELF(self)->low, SELF(self)->high);
-}
-
-static PyObject *
 dgram_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return PyLong_FromSize_t(SELF(self)->out_bytes);
 }
 
 /* ---- attributes ---- */
-
-static PyObject *
-get_fd(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromLong(SELF(self)->fd);
-}
-
-static PyObject *
-get_conn_lost(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLong(SELF(self)->conn_lost);
-}
 
 static PyObject *
 dgram_repr(PyObject *self)
@@ -416,12 +335,7 @@ dgram_finalize(PyObject *self)
         return;
     }
     PyObject *saved = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_Warning)) {
-            PyErr_WriteUnraisable(self);
-        }
-        PyErr_Clear();
-    }
+    hl_transport_warn_unclosed(self);
     release(t);
     PyErr_SetRaisedException(saved);
 }
@@ -491,20 +405,21 @@ dgram_dealloc(PyObject *self)
 static PyMethodDef dgram_methods[] = {
     {"sendto", (PyCFunction)(void (*)(void))hl_dgram_sendto,
      METH_FASTCALL | METH_KEYWORDS, "Send a datagram; never blocks."},
-    {"set_protocol", dgram_set_protocol, METH_O, "Set a new protocol."},
-    {"get_protocol", dgram_get_protocol, METH_NOARGS, "Return the current protocol."},
-    {"is_closing", dgram_is_closing, METH_NOARGS, "Is it closing or closed?"},
+    {"set_protocol", hl_transport_set_protocol, METH_O, "Set a new protocol."},
+    {"get_protocol", hl_transport_get_protocol, METH_NOARGS,
+     "Return the current protocol."},
+    {"is_closing", hl_transport_is_closing, METH_NOARGS, "Is it closing or closed?"},
     {"close", dgram_close, METH_NOARGS,
      "Close the transport once everything that waits has been sent."},
     {"abort", dgram_abort, METH_NOARGS, "Close the transport at once."},
-    {"is_reading", dgram_is_reading, METH_NOARGS, "Is it receiving?"},
-    {"pause_reading", dgram_pause_reading, METH_NOARGS, "Stop receiving."},
+    {"is_reading", hl_transport_is_reading, METH_NOARGS, "Is it receiving?"},
+    {"pause_reading", hl_transport_pause_reading, METH_NOARGS, "Stop receiving."},
     {"resume_reading", dgram_resume_reading, METH_NOARGS, "Receive again."},
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))dgram_set_limits,
      METH_VARARGS | METH_KEYWORDS, "Set the high- and low-water marks of sending."},
     {"get_write_buffer_size", dgram_get_write_buffer_size, METH_NOARGS,
      "Number of bytes that wait to be sent."},
-    {"get_write_buffer_limits", dgram_get_limits, METH_NOARGS,
+    {"get_write_buffer_limits", hl_transport_get_write_buffer_limits, METH_NOARGS,
      "The low- and the high-water mark."},
     {"_force_close", dgram_force_close, METH_O, NULL},
     {"_call_connection_lost", dgram_call_connection_lost, METH_O, NULL},
@@ -517,11 +432,11 @@ static PyMethodDef dgram_methods[] = {
 static PyGetSetDef dgram_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_sock", hl_transport_get_object, NULL, NULL, FIELD(sock)},
-    {"_sock_fd", get_fd, NULL, NULL, NULL},
+    {"_sock_fd", hl_transport_get_fd, NULL, NULL, NULL},
     {"_loop", hl_transport_get_object, NULL, NULL, FIELD(loop)},
     {"_protocol", hl_transport_get_object, NULL, NULL, FIELD(protocol)},
     {"_address", hl_transport_get_object, NULL, NULL, FIELD(address)},
-    {"_conn_lost", get_conn_lost, NULL, NULL, NULL},
+    {"_conn_lost", hl_transport_get_conn_lost, NULL, NULL, NULL},
     {"_closing", hl_transport_get_bool, NULL, NULL, FIELD(closing)},
     {"_paused", hl_transport_get_bool, NULL, NULL, FIELD(paused)},
     {"_protocol_paused", hl_transport_get_bool, NULL, NULL, FIELD(proto_paused)},

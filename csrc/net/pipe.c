@@ -25,25 +25,19 @@ hl_pipe_close(PipeTransport *t, PyObject *exc)
     return 0;
 }
 
+static int
+force_close(hl_transport *t, PyObject *exc)
+{
+    return hl_pipe_close(SELF(t), exc);
+}
+
 int
 hl_pipe_fatal(PipeTransport *t, const char *message, int err)
 {
-    if (hl_err_propagates()) {
-        return -1;
-    }
-    PyObject *exc = PyErr_GetRaisedException();
+    /* asyncio's two ends differ: for a reader only EIO is no news, which is what a
+     * terminal gives when its other side is gone. */
     bool expected = t->writer ? err != 0 : err == EIO;
-    int rc = hl_transport_error(HL_TRANSPORT(t), message, exc, expected);
-    /* Closed even when the report itself raised: what it raised goes out afterwards. */
-    PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
-    if (hl_pipe_close(t, exc) < 0) {
-        rc = -1;
-    }
-    Py_DECREF(exc);
-    if (raised != NULL) {
-        PyErr_SetRaisedException(raised);
-    }
-    return rc;
+    return hl_transport_fatal(HL_TRANSPORT(t), message, expected, force_close);
 }
 
 /* Closes the file object: 0 or -1. */
@@ -99,12 +93,7 @@ hl_pipe_start(PyObject *self, PyObject *Py_UNUSED(unused))
     if (rc < 0) {
         rc = hl_transport_callback_failed(HL_TRANSPORT(t), "_start()");
     }
-    if (waiter != NULL) {
-        if (rc == 0) {
-            rc = hl_waiter_set(t->st, waiter, Py_None, NULL);
-        }
-        Py_DECREF(waiter);
-    }
+    rc = hl_transport_started(HL_TRANSPORT(t), waiter, rc);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -238,25 +227,6 @@ hl_loop_write_pipe(PyObject *loop, PyObject *args, PyObject *kwargs)
 /* ---- methods of both ---- */
 
 PyObject *
-hl_pipe_set_protocol(PyObject *self, PyObject *protocol)
-{
-    Py_XSETREF(SELF(self)->protocol, Py_NewRef(protocol));
-    Py_RETURN_NONE;
-}
-
-PyObject *
-hl_pipe_get_protocol(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_NewRef(SELF(self)->protocol != NULL ? SELF(self)->protocol : Py_None);
-}
-
-PyObject *
-hl_pipe_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return PyBool_FromLong(SELF(self)->closing);
-}
-
-PyObject *
 hl_pipe_call_connection_lost(PyObject *self, PyObject *exc)
 {
     return hl_pipe_lost(SELF(self), exc) < 0 ? NULL : Py_NewRef(Py_None);
@@ -271,18 +241,6 @@ set_pipe(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     bool none = value == NULL || value == Py_None;
     Py_XSETREF(SELF(self)->pipe, none ? NULL : Py_NewRef(value));
     return 0;
-}
-
-static PyObject *
-get_fileno(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromLong(SELF(self)->fd);
-}
-
-static PyObject *
-get_conn_lost(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLong(SELF(self)->conn_lost);
 }
 
 static PyObject *
@@ -315,12 +273,7 @@ pipe_finalize(PyObject *self)
         return;
     }
     PyObject *saved = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_Warning)) {
-            PyErr_WriteUnraisable(self);
-        }
-        PyErr_Clear();
-    }
+    hl_transport_warn_unclosed(self);
     t->closing = t->lost = true; /* the warning may have brought it back to life */
     if (t->loop != NULL) {
         hl_transport_stop_reading(HL_TRANSPORT(t));
@@ -392,10 +345,10 @@ pipe_dealloc(PyObject *self)
 static PyGetSetDef pipe_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_pipe", hl_transport_get_object, set_pipe, NULL, FIELD(pipe)},
-    {"_fileno", get_fileno, NULL, NULL, NULL},
+    {"_fileno", hl_transport_get_fd, NULL, NULL, NULL},
     {"_loop", hl_transport_get_object, NULL, NULL, FIELD(loop)},
     {"_protocol", hl_transport_get_object, NULL, NULL, FIELD(protocol)},
-    {"_conn_lost", get_conn_lost, NULL, NULL, NULL},
+    {"_conn_lost", hl_transport_get_conn_lost, NULL, NULL, NULL},
     {"_closing", hl_transport_get_bool, NULL, NULL, FIELD(closing)},
     {"_paused", hl_transport_get_bool, NULL, NULL, FIELD(paused)},
     {"_protocol_paused", hl_transport_get_bool, NULL, NULL, FIELD(proto_paused)},

@@ -43,17 +43,15 @@ int hl_wpipe_start(PipeTransport *t);
 extern PyMethodDef hl_rpipe_methods[], hl_wpipe_methods[];
 
 /* ---- methods of both ---- */
-PyObject *hl_pipe_set_protocol(PyObject *self, PyObject *protocol);
-PyObject *hl_pipe_get_protocol(PyObject *self, PyObject *unused);
-PyObject *hl_pipe_is_closing(PyObject *self, PyObject *unused);
 PyObject *hl_pipe_start(PyObject *self, PyObject *unused);
 PyObject *hl_pipe_call_connection_lost(PyObject *self, PyObject *exc);
 
 #define HL_PIPE_METHODS                                                                \
-    {"set_protocol", hl_pipe_set_protocol, METH_O, "Set a new protocol."},             \
-        {"get_protocol", hl_pipe_get_protocol, METH_NOARGS,                            \
+    {"set_protocol", hl_transport_set_protocol, METH_O, "Set a new protocol."},        \
+        {"get_protocol", hl_transport_get_protocol, METH_NOARGS,                       \
          "Return the current protocol."},                                              \
-        {"is_closing", hl_pipe_is_closing, METH_NOARGS, "Is it closing or closed?"},   \
+        {"is_closing", hl_transport_is_closing, METH_NOARGS,                           \
+         "Is it closing or closed?"},                                                  \
         {"_start", hl_pipe_start, METH_NOARGS, NULL},                                  \
     {                                                                                  \
         "_call_connection_lost", hl_pipe_call_connection_lost, METH_O, NULL            \

@@ -94,24 +94,6 @@ rpipe_close(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyObject *
-rpipe_is_reading(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return PyBool_FromLong(!SELF(self)->closing && !SELF(self)->paused);
-}
-
-static PyObject *
-rpipe_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    PipeTransport *t = SELF(self);
-    if (!t->closing && !t->paused) {
-        t->paused = true;
-        hl_transport_stop_reading(HL_TRANSPORT(t));
-        hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "pauses reading");
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 rpipe_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     PipeTransport *t = SELF(self);
@@ -129,8 +111,8 @@ rpipe_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
 PyMethodDef hl_rpipe_methods[] = {
     HL_PIPE_METHODS,
     {"close", rpipe_close, METH_NOARGS, "Close the pipe."},
-    {"is_reading", rpipe_is_reading, METH_NOARGS, "Is it receiving?"},
-    {"pause_reading", rpipe_pause_reading, METH_NOARGS, "Stop receiving."},
+    {"is_reading", hl_transport_is_reading, METH_NOARGS, "Is it receiving?"},
+    {"pause_reading", hl_transport_pause_reading, METH_NOARGS, "Stop receiving."},
     {"resume_reading", rpipe_resume_reading, METH_NOARGS, "Receive again."},
     {NULL, NULL, 0, NULL},
 };

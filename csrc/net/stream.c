@@ -54,32 +54,13 @@ start(PyObject *self)
     if (t->loop != NULL && hl_stream_start_reading(t) < 0) {
         rc = hl_stream_fatal(t, "Fatal read error on socket transport");
     }
-    if (waiter != NULL) {
-        if (rc == 0) {
-            rc = hl_waiter_set(t->st, waiter, Py_None, NULL);
-        }
-        Py_DECREF(waiter);
-    }
-    return rc;
+    return hl_transport_started(HL_TRANSPORT(t), waiter, rc);
 }
 
 static PyObject *
 stream_start(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return start(self) < 0 ? NULL : Py_NewRef(Py_None);
-}
-
-/* Schedules connection_made() and then start(): 0 or -1. */
-static int
-schedule_start(StreamTransport *t, PyObject *connection_made)
-{
-    if (hl_transport_call_soon(HL_TRANSPORT(t), connection_made, (PyObject *)t) < 0) {
-        return -1;
-    }
-    if (hl_sched_plain((PyObject *)t->loop) != NULL) {
-        return hl_loop_soon(t->loop, (PyObject *)t, start);
-    }
-    return hl_transport_soon(HL_TRANSPORT(t), t->st->s__start, NULL);
 }
 
 /* Fills in the addresses: IP ones as they are, others in Python's form in `extra`. */
@@ -231,7 +212,7 @@ hl_stream_new(LoopObject *loop, const hl_stream_args *args)
     }
     set_nodelay(t);
     t->open = true;
-    if (schedule_start(t, made) < 0) {
+    if (hl_transport_schedule_start(HL_TRANSPORT(t), made, start) < 0) {
         PyObject *exc = PyErr_GetRaisedException();
         if (hl_stream_detach(t) < 0) {
             PyErr_WriteUnraisable((PyObject *)t);
@@ -373,12 +354,6 @@ stream_set_protocol(PyObject *self, PyObject *protocol)
     return set_protocol(SELF(self), protocol) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *
-stream_get_protocol(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_NewRef(SELF(self)->protocol != NULL ? SELF(self)->protocol : Py_None);
-}
-
 /* A write that is being held may turn out to have failed; drain() asks for that. */
 static PyObject *
 stream_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -417,43 +392,16 @@ stream_call_connection_lost(PyObject *self, PyObject *exc)
     return hl_stream_lost(SELF(self), exc) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *
-stream_is_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+static int
+start_reading(PyObject *self)
 {
-    return PyBool_FromLong(!SELF(self)->closing && !SELF(self)->paused);
-}
-
-static PyObject *
-stream_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    StreamTransport *t = SELF(self);
-    if (!t->closing && !t->paused) {
-        t->paused = true;
-        hl_stream_stop_reading(t);
-        hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "pauses reading");
-    }
-    Py_RETURN_NONE;
+    return hl_stream_start_reading(SELF(self));
 }
 
 static PyObject *
 stream_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    StreamTransport *t = SELF(self);
-    if (t->closing || !t->paused) {
-        Py_RETURN_NONE;
-    }
-    /* Reads now belong to whoever resumed them. */
-    PyObject *ctx = hl_transport_context(HL_TRANSPORT(t));
-    if (ctx == NULL) {
-        return NULL;
-    }
-    t->paused = false;
-    Py_XSETREF(t->read_ctx, ctx);
-    if (hl_stream_start_reading(t) < 0) {
-        return NULL;
-    }
-    hl_transport_log(HL_TRANSPORT(t), t->st->s_debug, "resumes reading");
-    Py_RETURN_NONE;
+    return hl_transport_resume_reading(HL_TRANSPORT(self), start_reading);
 }
 
 static PyObject *
@@ -469,12 +417,6 @@ stream_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     return PyLong_FromSize_t(SELF(self)->out.bytes);
-}
-
-static PyObject *
-stream_get_write_buffer_limits(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_BuildValue("(nn)", SELF(self)->low, SELF(self)->high);
 }
 
 /* A future that is done when everything written has left; for sendfile(). */
@@ -550,21 +492,9 @@ get_sock(PyObject *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-get_conn_lost(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLong(SELF(self)->conn_lost);
-}
-
-static PyObject *
 get_eof(PyObject *self, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(SELF(self)->eof);
-}
-
-static PyObject *
-get_fd(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromLong(SELF(self)->fd);
 }
 
 static PyObject *
@@ -586,12 +516,7 @@ stream_finalize(PyObject *self)
         return;
     }
     PyObject *saved = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_Warning)) {
-            PyErr_WriteUnraisable(self);
-        }
-        PyErr_Clear();
-    }
+    hl_transport_warn_unclosed(self);
     hl_stream_release(t);
     if (hl_stream_detach(t) < 0) {
         PyErr_WriteUnraisable(self);
@@ -663,19 +588,20 @@ static PyMethodDef stream_methods[] = {
     {"get_extra_info", (PyCFunction)(void (*)(void))stream_get_extra_info,
      METH_VARARGS | METH_KEYWORDS, "Get optional transport information."},
     {"set_protocol", stream_set_protocol, METH_O, "Set a new protocol."},
-    {"get_protocol", stream_get_protocol, METH_NOARGS, "Return the current protocol."},
+    {"get_protocol", hl_transport_get_protocol, METH_NOARGS,
+     "Return the current protocol."},
     {"is_closing", stream_is_closing, METH_NOARGS, "Is it closing or closed?"},
     {"close", stream_close, METH_NOARGS,
      "Close the transport once everything written has left."},
     {"abort", stream_abort, METH_NOARGS, "Close the transport at once."},
-    {"is_reading", stream_is_reading, METH_NOARGS, "Is it receiving?"},
-    {"pause_reading", stream_pause_reading, METH_NOARGS, "Stop receiving."},
+    {"is_reading", hl_transport_is_reading, METH_NOARGS, "Is it receiving?"},
+    {"pause_reading", hl_transport_pause_reading, METH_NOARGS, "Stop receiving."},
     {"resume_reading", stream_resume_reading, METH_NOARGS, "Receive again."},
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))hl_stream_set_limits,
      METH_VARARGS | METH_KEYWORDS, "Set the high- and low-water marks of writing."},
     {"get_write_buffer_size", stream_get_write_buffer_size, METH_NOARGS,
      "Number of bytes that wait to be sent."},
-    {"get_write_buffer_limits", stream_get_write_buffer_limits, METH_NOARGS,
+    {"get_write_buffer_limits", hl_transport_get_write_buffer_limits, METH_NOARGS,
      "The low- and the high-water mark."},
     {"write", hl_stream_write, METH_O, "Write bytes; never blocks."},
     {"writelines", hl_stream_writelines, METH_O, "Write an iterable of bytes."},
@@ -697,12 +623,12 @@ static PyGetSetDef stream_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_extra", get_extra, NULL, NULL, NULL},
     {"_sock", get_sock, NULL, NULL, NULL},
-    {"_sock_fd", get_fd, NULL, NULL, NULL},
+    {"_sock_fd", hl_transport_get_fd, NULL, NULL, NULL},
     {"_loop", hl_transport_get_object, NULL, NULL, FIELD(loop)},
     {"_protocol", hl_transport_get_object, NULL, NULL, FIELD(protocol)},
     {"_server", hl_transport_get_object, NULL, NULL, FIELD(server)},
     {"_empty_waiter", hl_transport_get_object, NULL, NULL, FIELD(empty_waiter)},
-    {"_conn_lost", get_conn_lost, NULL, NULL, NULL},
+    {"_conn_lost", hl_transport_get_conn_lost, NULL, NULL, NULL},
     {"_closing", hl_transport_get_bool, NULL, NULL, FIELD(closing)},
     {"_paused", hl_transport_get_bool, NULL, NULL, FIELD(paused)},
     {"_eof", get_eof, NULL, NULL, NULL},

@@ -79,6 +79,31 @@ hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn)
     return rc;
 }
 
+int
+hl_transport_schedule_start(hl_transport *t, PyObject *connection_made,
+                            hl_cont_fn start)
+{
+    if (hl_transport_call_soon(t, connection_made, (PyObject *)t) < 0) {
+        return -1;
+    }
+    if (hl_sched_plain((PyObject *)t->loop) != NULL) {
+        return hl_loop_soon(t->loop, (PyObject *)t, start);
+    }
+    return hl_transport_soon(t, t->st->s__start, NULL);
+}
+
+int
+hl_transport_started(hl_transport *t, PyObject *waiter, int rc)
+{
+    if (waiter != NULL) {
+        if (rc == 0) {
+            rc = hl_waiter_set(t->st, waiter, Py_None, NULL);
+        }
+        Py_DECREF(waiter);
+    }
+    return rc;
+}
+
 /* ---- log and reports ---- */
 
 void
@@ -136,14 +161,13 @@ hl_transport_error(hl_transport *t, const char *message, PyObject *exc, bool exp
 }
 
 int
-hl_transport_fatal(hl_transport *t, const char *message,
+hl_transport_fatal(hl_transport *t, const char *message, bool expected,
                    int (*close)(hl_transport *t, PyObject *exc))
 {
     if (hl_err_propagates()) {
         return -1;
     }
     PyObject *exc = PyErr_GetRaisedException();
-    bool expected = PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_OSError);
     int rc = hl_transport_error(t, message, exc, expected);
     /* Closed even when the report itself raised: what it raised goes out afterwards. */
     PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
@@ -155,6 +179,17 @@ hl_transport_fatal(hl_transport *t, const char *message,
         PyErr_SetRaisedException(raised);
     }
     return rc;
+}
+
+void
+hl_transport_warn_unclosed(PyObject *self)
+{
+    if (PyErr_ResourceWarning(self, 1, "unclosed transport %R", self) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_Warning)) { /* made an error: say so */
+            PyErr_WriteUnraisable(self);
+        }
+        PyErr_Clear();
+    }
 }
 
 int
@@ -356,6 +391,76 @@ hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n)
     return t->bulk ? read_bulk(t, fd, sock, n) : read_small(t, fd, sock, n);
 }
 
+/* ---- methods that are the same for all ---- */
+
+/* asyncio's transports do not look at what they are given either. */
+PyObject *
+hl_transport_set_protocol(PyObject *self, PyObject *protocol)
+{
+    Py_XSETREF(HL_TRANSPORT(self)->protocol, Py_NewRef(protocol));
+    Py_RETURN_NONE;
+}
+
+PyObject *
+hl_transport_get_protocol(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *protocol = HL_TRANSPORT(self)->protocol;
+    return Py_NewRef(protocol != NULL ? protocol : Py_None);
+}
+
+PyObject *
+hl_transport_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(HL_TRANSPORT(self)->closing);
+}
+
+PyObject *
+hl_transport_is_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(!HL_TRANSPORT(self)->closing && !HL_TRANSPORT(self)->paused);
+}
+
+/* Pausing twice, or when the end has begun, is no error: asyncio's rule for protocols
+ * that do not keep count. */
+PyObject *
+hl_transport_pause_reading(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    hl_transport *t = HL_TRANSPORT(self);
+    if (!t->closing && !t->paused) {
+        t->paused = true;
+        hl_transport_stop_reading(t);
+        hl_transport_log(t, t->st->s_debug, "pauses reading");
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+hl_transport_resume_reading(hl_transport *t, hl_cont_fn start)
+{
+    if (t->closing || !t->paused) {
+        Py_RETURN_NONE;
+    }
+    /* Reads now belong to whoever resumed them: asyncio's add_reader() would copy the
+     * context that is current here. */
+    PyObject *ctx = hl_transport_context(t);
+    if (ctx == NULL) {
+        return NULL;
+    }
+    t->paused = false;
+    Py_XSETREF(t->read_ctx, ctx);
+    if (start((PyObject *)t) < 0) {
+        return NULL;
+    }
+    hl_transport_log(t, t->st->s_debug, "resumes reading");
+    Py_RETURN_NONE;
+}
+
+PyObject *
+hl_transport_get_write_buffer_limits(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return Py_BuildValue("(nn)", HL_TRANSPORT(self)->low, HL_TRANSPORT(self)->high);
+}
+
 /* ---- getters ---- */
 
 PyObject *
@@ -381,4 +486,16 @@ PyObject *
 hl_transport_get_bool(PyObject *self, void *closure)
 {
     return PyBool_FromLong(*(bool *)((char *)self + (size_t)closure));
+}
+
+PyObject *
+hl_transport_get_fd(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(HL_TRANSPORT(self)->fd);
+}
+
+PyObject *
+hl_transport_get_conn_lost(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(HL_TRANSPORT(self)->conn_lost);
 }

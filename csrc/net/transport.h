@@ -53,6 +53,15 @@ PyObject *hl_transport_context(hl_transport *t);
 /* Calls fn(t) in a context (NULL: the one that is current): what fn returns, or -1. */
 int hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn);
 
+/* Has connection_made(transport) called in the next turn and, right after it,
+ * start(transport): by its Python name `_start` where somebody could see the
+ * difference.  0 or -1. */
+int hl_transport_schedule_start(hl_transport *t, PyObject *connection_made,
+                                hl_cont_fn start);
+/* The end of a start(), whose outcome is rc: tells the waiter (stolen; may be NULL)
+ * when all went well.  0 or -1. */
+int hl_transport_started(hl_transport *t, PyObject *waiter, int rc);
+
 /* ---- log and reports ---- */
 /* logger.<level>("%r <text>", transport), in debug mode only; never fails. */
 void hl_transport_log(hl_transport *t, PyObject *level, const char *text);
@@ -60,11 +69,14 @@ void hl_transport_log(hl_transport *t, PyObject *level, const char *text);
  * handler.  0, or -1 for what must propagate. */
 int hl_transport_error(hl_transport *t, const char *message, PyObject *exc,
                        bool expected);
-/* Takes the exception that is set for the reason of the end: reports it, unless it is
- * an OSError, and has `close` end the transport with it.  0, or -1 for what must
- * propagate. */
-int hl_transport_fatal(hl_transport *t, const char *message,
+/* Takes the exception that is set for the reason of the end: tells of it as
+ * hl_transport_error() does, and has `close` end the transport with it.  0, or -1 for
+ * what must propagate. */
+int hl_transport_fatal(hl_transport *t, const char *message, bool expected,
                        int (*close)(hl_transport *t, PyObject *exc));
+/* ResourceWarning "unclosed transport", from a finaliser.  It may run any code, that
+ * brings the transport back to life or closes it; no exception is left. */
+void hl_transport_warn_unclosed(PyObject *self);
 /* What left a callback of a transport is the exception that is set: "Exception in
  * callback <where>" to the exception handler.  0, or -1 for what must propagate. */
 int hl_transport_callback_failed(hl_transport *t, const char *where);
@@ -106,6 +118,16 @@ hl_transport_stop_writing(hl_transport *t)
  * the end, or a -errno.  -ENOMEM has an exception set. */
 PyObject *hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n);
 
+/* ---- methods that are the same for all ---- */
+PyObject *hl_transport_set_protocol(PyObject *self, PyObject *protocol);
+PyObject *hl_transport_get_protocol(PyObject *self, PyObject *unused);
+PyObject *hl_transport_is_closing(PyObject *self, PyObject *unused);
+PyObject *hl_transport_is_reading(PyObject *self, PyObject *unused);
+PyObject *hl_transport_pause_reading(PyObject *self, PyObject *unused);
+/* resume_reading(), which starts the watch by start(transport). */
+PyObject *hl_transport_resume_reading(hl_transport *t, hl_cont_fn start);
+PyObject *hl_transport_get_write_buffer_limits(PyObject *self, PyObject *unused);
+
 /* ---- getters ---- */
 /* What asyncio's socket transports show of themselves; waiting: bytes to be sent. */
 PyObject *hl_transport_repr(hl_transport *t, const char *name, bool open,
@@ -113,5 +135,7 @@ PyObject *hl_transport_repr(hl_transport *t, const char *name, bool open,
 /* An attribute that is an object field, or a bool: the closure is its offset. */
 PyObject *hl_transport_get_object(PyObject *self, void *closure);
 PyObject *hl_transport_get_bool(PyObject *self, void *closure);
+PyObject *hl_transport_get_fd(PyObject *self, void *closure);
+PyObject *hl_transport_get_conn_lost(PyObject *self, void *closure);
 
 #endif

@@ -223,12 +223,6 @@ wpipe_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyObject *
-wpipe_get_write_buffer_limits(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_BuildValue("(nn)", SELF(self)->low, SELF(self)->high);
-}
-
-static PyObject *
 wpipe_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     PipeTransport *t = SELF(self);
@@ -255,7 +249,7 @@ PyMethodDef hl_wpipe_methods[] = {
     {"abort", wpipe_abort, METH_NOARGS, "Close the pipe at once."},
     {"get_write_buffer_size", wpipe_get_write_buffer_size, METH_NOARGS,
      "Number of bytes that wait to be written."},
-    {"get_write_buffer_limits", wpipe_get_write_buffer_limits, METH_NOARGS,
+    {"get_write_buffer_limits", hl_transport_get_write_buffer_limits, METH_NOARGS,
      "The low- and the high-water mark."},
     {"set_write_buffer_limits",
      (PyCFunction)(void (*)(void))wpipe_set_write_buffer_limits,
