@@ -668,14 +668,14 @@ class NetMixin(Base):
             if transport is None:
                 sock.close()
             if self.get_debug():
-                context = {
+                report = {
                     "message": "Error on transport creation for incoming connection",
                     "exception": exc,
                     "protocol": protocol,
                     "transport": transport,
                 }
                 self.call_exception_handler(
-                    {key: value for key, value in context.items() if value is not None}
+                    {key: value for key, value in report.items() if value is not None}
                 )
 
     def _close_listening(self, sock: socket.socket) -> None:

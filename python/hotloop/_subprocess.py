@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import os
 import subprocess
+import sys
 import threading
 from asyncio import base_subprocess
 from asyncio.log import logger
@@ -24,6 +25,9 @@ else:
     Base = object
 
 _thread_numbers = itertools.count()
+
+# From 3.14 on no callback runs between the reaping of a child and the news of it.
+_PUBLISHES_AT_ONCE: bool = sys.version_info >= (3, 14)
 
 
 class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
@@ -224,8 +228,10 @@ class SubprocessMixin(Base):
         if self._pidfds is not None:
             self._pidfds.discard(pidfd)
         os.close(pidfd)
-        # In a turn of its own: what asyncio's child watchers do, and programs see the order.
-        self.call_soon_threadsafe(transport._process_exited, _reap(proc))
+        if _PUBLISHES_AT_ONCE:
+            transport._process_exited(_reap(proc))
+        else:  # in a turn of its own: what asyncio's child watchers do, and programs see the order
+            self.call_soon_threadsafe(transport._process_exited, _reap(proc))
 
     def _wait_child(self, transport: Any, proc: subprocess.Popen[bytes]) -> None:
         """The body of the thread that waits for one child, and leaves it a zombie."""

@@ -649,3 +649,27 @@ def test_resource_warning(run: Run) -> None:
             gc.collect()
 
     run(main())
+
+
+def test_the_end_is_known_as_soon_as_it_is_reaped(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 3.14 on nothing runs in between: a signal would go to whoever has the number next."""
+    seen: list[Any] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        child = await asyncio.create_subprocess_exec("cat", stdin=PIPE)
+        reap = os.waitpid
+
+        def waitpid(pid: int, options: int) -> tuple[int, int]:
+            loop.call_soon_threadsafe(lambda: seen.append(child.returncode))
+            return reap(pid, options)
+
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        child.kill()
+        await child.wait()
+        monkeypatch.undo()
+
+    run(main())
+    assert seen == [-signal.SIGKILL if sys.version_info >= (3, 14) else None]
