@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from helpers import run
 
-if sys.version_info < (3, 14):
-    pytest.skip("call graphs and `python -m asyncio ps` came with 3.14", allow_module_level=True)
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="call graphs and `python -m asyncio ps` came with 3.14"
+)
+aio: Any = asyncio  # names that mypy's oldest version does not have
 
 PROGRAM = """\
 import asyncio, sys
@@ -130,13 +132,13 @@ def test_call_graph_of_a_task(anyloop: Any) -> None:
         outermost = asyncio.create_task(deep(3, ready, gate), name="depth 3")
         await ready.wait()
         [innermost] = [t for t in asyncio.all_tasks() if t.get_name() == "depth 0"]
-        graph = asyncio.capture_call_graph(innermost)
-        text = asyncio.format_call_graph(innermost)
+        graph = aio.capture_call_graph(innermost)
+        text = aio.format_call_graph(innermost)
         printed = io.StringIO()
-        asyncio.print_call_graph(innermost, file=printed)
+        aio.print_call_graph(innermost, file=printed)
         names = []
         while graph is not None:
-            names.append(graph.future.get_name())  # type: ignore[attr-defined]
+            names.append(graph.future.get_name())
             graph = graph.awaited_by[0] if graph.awaited_by else None
         gate.set()
         await outermost
@@ -222,7 +224,7 @@ def test_who_awaits_in_each_way(how: str) -> None:
                 seen.append((names_of(future), names_of(child), names_of(task)))
                 await asyncio.sleep(0)
             graph = io.StringIO()
-            asyncio.print_call_graph(future, file=graph)
+            aio.print_call_graph(future, file=graph)
             seen.append(re.sub(r"0x[0-9a-f]+|line \d+|File .*", "", graph.getvalue()))
             future.set_result(1)
             for _ in range(4):
@@ -232,7 +234,8 @@ def test_who_awaits_in_each_way(how: str) -> None:
             seen.append((names_of(future), names_of(child), names_of(task)))
             return seen
 
-        return loop.run_until_complete(main())  # type: ignore[no-any-return]
+        found: list[Any] = loop.run_until_complete(main())
+        return found
 
     results = []
     for factory in (asyncio.SelectorEventLoop, hotloop.new_event_loop):
@@ -247,11 +250,11 @@ def test_a_stranger_on_the_record(anyloop: Any) -> None:
     async def main() -> None:
         future, other = anyloop.create_future(), anyloop.create_future()
         me = asyncio.current_task()
-        asyncio.future_add_to_awaited_by(future, other)
+        aio.future_add_to_awaited_by(future, other)
         assert set(future._asyncio_awaited_by) == {other}
-        asyncio.future_add_to_awaited_by(future, me)
+        aio.future_add_to_awaited_by(future, me)
         assert set(future._asyncio_awaited_by) == {other, me}
-        asyncio.future_discard_from_awaited_by(future, other)
+        aio.future_discard_from_awaited_by(future, other)
         assert set(future._asyncio_awaited_by) == {me}
         anyloop.call_soon(future.set_result, None)
         await future
