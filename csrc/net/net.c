@@ -4,6 +4,7 @@
 #include "net/listen.h"
 #include "net/pipe.h"
 #include "net/stream.h"
+#include "net/tls.h"
 
 /* loop._make_stream_transport(sock, protocol, waiter=None, extra=None, server=None,
  * context=None): on failure the socket is still the caller's. */
@@ -63,6 +64,8 @@ static PyMethodDef net_methods[] = {
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_make_datagram_transport", (PyCFunction)(void (*)(void))hl_loop_datagram,
      METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_make_tls", (PyCFunction)(void (*)(void))hl_loop_tls,
+     METH_VARARGS | METH_KEYWORDS, NULL},
     {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL},
@@ -72,7 +75,8 @@ int
 hl_net_exec(PyObject *mod, hl_state *st)
 {
     if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0 ||
-        hl_dgram_exec(mod, st) < 0 || hl_pipe_exec(mod, st) < 0) {
+        hl_dgram_exec(mod, st) < 0 || hl_pipe_exec(mod, st) < 0 ||
+        hl_tls_exec(mod, st) < 0) {
         return -1;
     }
     return hl_loop_add_methods(st, net_methods);

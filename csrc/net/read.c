@@ -1,6 +1,7 @@
 /* From the socket to the protocol. */
 #include "net/feed.h"
 #include "net/stream.h"
+#include "net/tls.h"
 
 #include <sys/socket.h>
 
@@ -139,6 +140,28 @@ read_buffered(PyObject *self)
     return 0;
 }
 
+/* A BufferedProtocol of ours: no buffer object, no Python call. */
+static int
+read_tls(PyObject *self)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    unsigned char *buf = hl_loop_scratch(t->loop);
+    if (buf == NULL) {
+        return hl_stream_fatal(t, "Fatal error: protocol.get_buffer() call failed.");
+    }
+    ssize_t n = recv(*t->live_fd, buf, HL_READ_MAX, 0);
+    if (HL_UNLIKELY(n <= 0)) {
+        return n == 0 ? on_eof(t) : on_recv_error(t, errno);
+    }
+    PyObject *protocol = Py_NewRef(t->protocol);
+    int rc = hl_tls_received(protocol, buf, (size_t)n);
+    Py_DECREF(protocol);
+    return HL_LIKELY(rc == 0)
+               ? 0
+               : hl_stream_fatal(t,
+                                 "Fatal error: protocol.buffer_updated() call failed.");
+}
+
 static int
 on_readable(PyObject *self)
 {
@@ -147,5 +170,7 @@ on_readable(PyObject *self)
         return 0;
     }
     return hl_transport_in_ctx(HL_TRANSPORT(t), t->read_ctx,
-                               t->buffered ? read_buffered : read_data);
+                               t->tls        ? read_tls
+                               : t->buffered ? read_buffered
+                                             : read_data);
 }

@@ -124,6 +124,7 @@ set_protocol(StreamTransport *t, PyObject *protocol)
         return -1;
     }
     t->buffered = buffered;
+    t->tls = Py_IS_TYPE(protocol, t->st->t_TLSProtocol);
     Py_XSETREF(t->protocol, Py_NewRef(protocol));
     return 0;
 }

@@ -38,6 +38,7 @@ typedef struct {
     bool eof : 1;          /* write_eof() */
     bool buffered : 1;     /* the protocol is a BufferedProtocol */
     bool flush_queued : 1; /* flush_cont() will run after this callback */
+    bool tls : 1;          /* it is a TLSProtocol: it gets its bytes by C */
     bool owned : 1;        /* the loop knows the descriptor as a transport's */
 } StreamTransport;
 

@@ -302,13 +302,20 @@ limit_arg(PyObject *arg, Py_ssize_t *out)
 int
 hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *low)
 {
+    return hl_flow_parse_from(args, kwargs, 64 * 1024, high, low);
+}
+
+int
+hl_flow_parse_from(PyObject *args, PyObject *kwargs, Py_ssize_t usual, Py_ssize_t *high,
+                   Py_ssize_t *low)
+{
     static char *names[] = {"high", "low", NULL};
     PyObject *high_arg = Py_None, *low_arg = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:set_write_buffer_limits", names,
                                      &high_arg, &low_arg)) {
         return -1;
     }
-    *high = 64 * 1024;
+    *high = usual;
     *low = 0;
     int has_high = limit_arg(high_arg, high);
     int has_low = has_high < 0 ? -1 : limit_arg(low_arg, low);

@@ -93,6 +93,9 @@ int hl_flow_pause(hl_transport *t, size_t size);
 int hl_flow_resume(hl_transport *t, size_t size);
 /* The arguments of set_write_buffer_limits(): 0 or -1. */
 int hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *low);
+/* The same where the high-water mark is `usual` when neither is given. */
+int hl_flow_parse_from(PyObject *args, PyObject *kwargs, Py_ssize_t usual,
+                       Py_ssize_t *high, Py_ssize_t *low);
 
 /* ---- watching ---- */
 static inline void

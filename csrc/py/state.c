@@ -38,6 +38,15 @@ make_imports(hl_state *st)
     }
     HL_IMPORTS(X)
 #undef X
+#define X(n, mod, attr)                                                                \
+    if ((st->i_##n = import_attr(mod, attr)) == NULL) {                                \
+        if (!PyErr_ExceptionMatches(PyExc_ImportError)) {                              \
+            return -1;                                                                 \
+        }                                                                              \
+        PyErr_Clear();                                                                 \
+    }
+    HL_SSL_IMPORTS(X)
+#undef X
     return 0;
 }
 
@@ -101,6 +110,7 @@ hl_state_traverse(hl_state *st, visitproc visit, void *arg)
 #undef X
 #define X(n, mod, attr) Py_VISIT(st->i_##n);
     HL_IMPORTS(X)
+    HL_SSL_IMPORTS(X)
 #undef X
     Py_VISIT(st->current_tasks);
     Py_VISIT(st->coro_types);
@@ -130,6 +140,7 @@ hl_state_clear(hl_state *st)
 #undef X
 #define X(n, mod, attr) Py_CLEAR(st->i_##n);
     HL_IMPORTS(X)
+    HL_SSL_IMPORTS(X)
 #undef X
 #define X(n) Py_CLEAR(st->s_##n);
     HL_NAMES(X)

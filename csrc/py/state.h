@@ -16,24 +16,31 @@
     X(_attach)                                                                         \
     X(_buffer)                                                                         \
     X(_call_connection_lost)                                                           \
+    X(_check_handshake_timeout)                                                        \
+    X(_check_shutdown_timeout)                                                         \
     X(_close_base)                                                                     \
     X(_detach)                                                                         \
+    X(_do_read)                                                                        \
     X(_enter_nested)                                                                   \
     X(_enter_run)                                                                      \
     X(_eof)                                                                            \
+    X(_force_close)                                                                    \
     X(_leave_nested)                                                                   \
     X(_leave_run)                                                                      \
     X(_limit)                                                                          \
     X(_loop)                                                                           \
     X(_paused)                                                                         \
     X(_process_signals)                                                                \
+    X(_resumed)                                                                        \
     X(_set_aside)                                                                      \
+    X(_sslobj)                                                                         \
     X(_start)                                                                          \
     X(_stream_reader)                                                                  \
     X(_stream_reader_wr)                                                               \
     X(_transport)                                                                      \
     X(_waiter)                                                                         \
     X(_wakeup_waiter)                                                                  \
+    X(abort)                                                                           \
     X(add_done_callback)                                                               \
     X(buffer_updated)                                                                  \
     X(call_at)                                                                         \
@@ -41,7 +48,9 @@
     X(call_later)                                                                      \
     X(call_soon)                                                                       \
     X(cancel)                                                                          \
+    X(cipher)                                                                          \
     X(close)                                                                           \
+    X(compression)                                                                     \
     X(connection_lost)                                                                 \
     X(connection_made)                                                                 \
     X(context)                                                                         \
@@ -50,6 +59,7 @@
     X(data_received)                                                                   \
     X(datagram_received)                                                               \
     X(debug)                                                                           \
+    X(do_handshake)                                                                    \
     X(eof_received)                                                                    \
     X(error_received)                                                                  \
     X(exception)                                                                       \
@@ -59,31 +69,46 @@
     X(future)                                                                          \
     X(get_buffer)                                                                      \
     X(get_debug)                                                                       \
+    X(get_extra_info)                                                                  \
     X(get_loop)                                                                        \
+    X(getpeercert)                                                                     \
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
     X(info)                                                                            \
+    X(is_closing)                                                                      \
     X(is_running)                                                                      \
     X(loop)                                                                            \
     X(message)                                                                         \
     X(pause_reading)                                                                   \
     X(pause_writing)                                                                   \
+    X(peercert)                                                                        \
     X(peername)                                                                        \
+    X(pending)                                                                         \
     X(pipe)                                                                            \
     X(proto)                                                                           \
     X(protocol)                                                                        \
+    X(read)                                                                            \
     X(result)                                                                          \
+    X(resume_reading)                                                                  \
     X(resume_writing)                                                                  \
+    X(server_hostname)                                                                 \
+    X(server_side)                                                                     \
+    X(shutdown)                                                                        \
     X(socket)                                                                          \
     X(sockname)                                                                        \
     X(source_traceback)                                                                \
+    X(ssl_object)                                                                      \
+    X(sslcontext)                                                                      \
     X(task)                                                                            \
     X(throw)                                                                           \
     X(time)                                                                            \
     X(transport)                                                                       \
     X(type)                                                                            \
+    X(unwrap)                                                                          \
     X(warn_on_full_buffer)                                                             \
-    X(warning)
+    X(warning)                                                                         \
+    X(wrap_bio)                                                                        \
+    X(write)
 
 /* st->t_NAME is a heap type of ours (NULL until its layer's exec made it). */
 #define HL_TYPES(X)                                                                    \
@@ -99,7 +124,9 @@
     X(DatagramTransport)                                                               \
     X(ReadPipeTransport)                                                               \
     X(WritePipeTransport)                                                              \
-    X(Listener)
+    X(Listener)                                                                        \
+    X(TLSProtocol)                                                                     \
+    X(TLSTransport)
 
 /* X(field, module, attribute): st->i_FIELD, imported when our module is. */
 #define HL_IMPORTS(X)                                                                  \
@@ -146,6 +173,15 @@
     X(is_debug_mode, "asyncio.coroutines", "_is_debug_mode")                           \
     X(get_running_loop, "asyncio.events", "_get_running_loop")
 
+/* The same, but NULL where Python was built without OpenSSL: no TLS then. */
+#define HL_SSL_IMPORTS(X)                                                              \
+    X(MemoryBIO, "ssl", "MemoryBIO")                                                   \
+    X(SSLObject, "ssl", "SSLObject")                                                   \
+    X(SSLError, "ssl", "SSLError")                                                     \
+    X(SSLWantReadError, "ssl", "SSLWantReadError")                                     \
+    X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
+    X(CertificateError, "ssl", "CertificateError")
+
 #define HL_FREE_MAX 1024 /* objects kept per free list */
 
 typedef struct {
@@ -162,6 +198,7 @@ typedef struct hl_state {
 #undef X
 #define X(n, mod, attr) PyObject *i_##n;
     HL_IMPORTS(X)
+    HL_SSL_IMPORTS(X)
 #undef X
     PyObject *mod;           /* borrowed: the module this state belongs to */
     PyObject *kw_context;    /* ("context",) */

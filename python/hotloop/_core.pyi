@@ -276,6 +276,16 @@ class StreamTransport(asyncio.Transport):
     max_size: int
 
 @final
+class TLSProtocol(asyncio.BufferedProtocol):
+    """TLS over any transport, as that transport's protocol."""
+
+    _app_transport: TLSTransport
+
+@final
+class TLSTransport(asyncio.Transport):
+    """The transport of a TLS connection, as the application has it."""
+
+@final
 class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     """The transport of a datagram socket; asyncio.DatagramTransport says what it does."""
 

@@ -46,6 +46,17 @@ _HAS_CONTEXT: bool = sys.version_info >= (3, 15)
 # What a stream reader has in its buffer when a server starts TLS is the client's hello.
 _READ_AHEAD_IS_TLS: bool = sys.version_info >= (3, 14)
 
+
+def _tls_traits(proto: Any) -> int:
+    """How this asyncio ends TLS connections, which patch releases have changed: csrc/net/tls.h."""
+    aborts = "_force_close" not in proto._abort.__code__.co_names
+    asks_below = hasattr(proto, "_is_transport_closing")
+    times_closing = "call_later" in proto._on_shutdown_complete.__code__.co_names
+    return aborts + 2 * asks_below + 4 * times_closing
+
+
+_TLS_TRAITS = 0 if ssl is None else _tls_traits(sslproto.SSLProtocol)
+
 AddrInfo = tuple[Any, Any, int, str, Any]
 
 
@@ -198,7 +209,7 @@ def _hand_over_read_ahead(protocol: Any, tls: Any) -> None:
     reader = getattr(protocol, "_stream_reader", None)
     streams = isinstance(protocol, asyncio.StreamReaderProtocol)
     if streams and reader is not None and reader._buffer:
-        tls._incoming.write(reader._buffer)
+        tls._feed(reader._buffer)
         reader._buffer.clear()
 
 
@@ -234,6 +245,18 @@ class NetMixin(Base):
             server: Any = None,
             context: contextvars.Context | None = None,
         ) -> asyncio.Transport: ...
+        def _make_tls(
+            self,
+            protocol: Any,
+            sslcontext: Any,
+            waiter: Any,
+            server_side: bool,
+            server_hostname: str | None,
+            call_connection_made: bool,
+            handshake_timeout: float,
+            shutdown_timeout: float,
+            how: int,
+        ) -> Any: ...
         def _flush_writes(self) -> None: ...
         def _listen(
             self, sock: socket.socket, factory: Any, server: Any, backlog: int, on_accept: Any
@@ -759,7 +782,43 @@ class NetMixin(Base):
             ssl_handshake_timeout, ssl_shutdown_timeout, start_serving, ours,
         )  # fmt: skip
 
-    # ---- TLS, by asyncio's own protocol over our transport ----
+    # ---- TLS: a protocol in C over any transport, which makes the application's one ----
+
+    def _tls_protocol(
+        self,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any,
+        server_side: bool,
+        server_hostname: str | None,
+        handshake_timeout: float | None,
+        shutdown_timeout: float | None,
+        call_connection_made: bool,
+    ) -> Any:
+        if ssl is None:
+            raise RuntimeError("stdlib ssl module not available")
+        if handshake_timeout is None:
+            handshake_timeout = constants.SSL_HANDSHAKE_TIMEOUT
+        elif handshake_timeout <= 0:
+            raise ValueError(
+                f"ssl_handshake_timeout should be a positive number, got {handshake_timeout}"
+            )
+        if shutdown_timeout is None:
+            shutdown_timeout = constants.SSL_SHUTDOWN_TIMEOUT
+        elif shutdown_timeout <= 0:
+            raise ValueError(
+                f"ssl_shutdown_timeout should be a positive number, got {shutdown_timeout}"
+            )
+        if not sslcontext:
+            if server_side:
+                raise ValueError("Server side SSL needs a valid SSLContext")
+            sslcontext = ssl.create_default_context()
+            if not server_hostname:
+                sslcontext.check_hostname = False
+        return self._make_tls(
+            protocol, sslcontext, waiter, bool(server_side), server_hostname,
+            call_connection_made, handshake_timeout, shutdown_timeout, _TLS_TRAITS,
+        )  # fmt: skip
 
     def _make_ssl_transport(
         self,
@@ -776,10 +835,9 @@ class NetMixin(Base):
         ssl_shutdown_timeout: float | None = None,
         context: contextvars.Context | None = None,
     ) -> Any:
-        tls: Any = sslproto.SSLProtocol(
-            self, protocol, sslcontext, waiter, server_side, server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        tls = self._tls_protocol(
+            protocol, sslcontext, waiter, server_side, server_hostname,
+            ssl_handshake_timeout, ssl_shutdown_timeout, True,
         )  # fmt: skip
         self._make_stream_transport(rawsock, tls, None, extra, server, context)
         return tls._app_transport
@@ -804,11 +862,9 @@ class NetMixin(Base):
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter = self.create_future()
-        tls: Any = sslproto.SSLProtocol(
-            self, protocol, sslcontext, waiter, server_side, server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-            call_connection_made=False,
+        tls = self._tls_protocol(
+            protocol, sslcontext, waiter, server_side, server_hostname,
+            ssl_handshake_timeout, ssl_shutdown_timeout, False,
         )  # fmt: skip
         transport.pause_reading()  # until tls.connection_made() has been called
         if server_side and _READ_AHEAD_IS_TLS:

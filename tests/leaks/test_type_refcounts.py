@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pathlib
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -114,6 +116,37 @@ def make_connections(loop: Any) -> None:
     loop.run_until_complete(main())
 
 
+CERT = pathlib.Path(__file__).parents[1] / "features" / "localhost.pem"
+
+
+def make_tls(loop: Any) -> None:
+    """Connections that are closed, aborted, and that end in the middle of a handshake."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(CERT)
+    context = ssl.create_default_context(cafile=CERT)
+
+    async def main() -> None:
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=server_context)
+        address = server.sockets[0].getsockname()
+        for i in range(30):
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, *address, ssl=context, server_hostname="localhost"
+            )
+            transport.write(b"hello")
+            if i % 2:
+                transport.abort()
+            else:
+                transport.close()
+            transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+            transport.write(b"\x16\x03\x01\x40\x00" + bytes(100))
+            await asyncio.sleep(0.001)
+            transport.close()
+        server.close()
+        await server.wait_closed()
+
+    loop.run_until_complete(main())
+
+
 def make_datagrams(loop: Any) -> None:
     async def main() -> None:
         for _ in range(COUNT // 10):
@@ -151,6 +184,8 @@ RECIPES: dict[str, Callable[[Any], None]] = {
     "EventLoop": make_loops,
     "StreamTransport": make_connections,
     "Listener": make_connections,
+    "TLSProtocol": make_tls,
+    "TLSTransport": make_tls,
     "DatagramTransport": make_datagrams,
     "ReadPipeTransport": make_pipes,
     "WritePipeTransport": make_pipes,

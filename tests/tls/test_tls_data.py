@@ -542,7 +542,6 @@ def test_buffered(run: Any, certs: Certs, size: int) -> None:
     run(main())
 
 
-@pytest.mark.xfail(strict=True, reason="asyncio's TLS, which this still is, fills a copy of it")
 def test_buffered_by_a_bytearray(hotrun: Any, certs: Certs) -> None:
     """asyncio is flawed here: `buffer[n:]` of a bytearray is a copy, and what it takes is lost."""
 

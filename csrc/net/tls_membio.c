@@ -1,0 +1,250 @@
+/* The engine over ssl.MemoryBIO: works with any context.
+ *
+ * An exact ssl.SSLObject only passes its calls on to the C object inside it, which is
+ * called directly here.  Anything else gets the calls that asyncio would make. */
+#include "net/tls_engine.h"
+
+typedef struct {
+    hl_tls_engine base;
+    PyObject *in, *out; /* owned: ssl.MemoryBIO */
+    PyObject *obj;      /* owned: what wrap_bio() gave */
+    PyObject *target;   /* owned: its inner object, or obj again */
+    bool more; /* OpenSSL may hold plaintext, or an end, that no byte in `in` shows */
+} membio;
+
+#define SELF(e) ((membio *)(e))
+
+/* The exception that is set: is it only a lack of bytes? */
+static int
+again_or_fail(hl_state *st)
+{
+    if (PyErr_ExceptionMatches(st->i_SSLWantReadError) ||
+        PyErr_ExceptionMatches(st->i_SSLSyscallError)) {
+        PyErr_Clear();
+        return HL_TLS_AGAIN;
+    }
+    return HL_TLS_FAIL;
+}
+
+/* target.<name>(): 0, AGAIN or FAIL. */
+static int
+step(membio *m, PyObject *name)
+{
+    m->more = true;
+    PyObject *res = PyObject_CallMethodNoArgs(m->target, name);
+    if (res == NULL) {
+        return again_or_fail(m->base.st);
+    }
+    Py_DECREF(res);
+    return 0;
+}
+
+static int
+membio_handshake(hl_tls_engine *e)
+{
+    return step(SELF(e), e->st->s_do_handshake);
+}
+
+static int
+membio_shutdown(hl_tls_engine *e)
+{
+    return step(SELF(e), e->by_object ? e->st->s_unwrap : e->st->s_shutdown);
+}
+
+static Py_ssize_t
+as_count(membio *m, PyObject *res)
+{
+    if (res == NULL) {
+        return again_or_fail(m->base.st);
+    }
+    Py_ssize_t n = PyLong_AsSsize_t(res);
+    Py_DECREF(res);
+    return n < 0 && !PyErr_Occurred() ? 0 : n;
+}
+
+static Py_ssize_t
+pending(membio *m, PyObject *bio)
+{
+    PyObject *value = PyObject_GetAttr(bio, m->base.st->s_pending);
+    if (value == NULL) {
+        return HL_TLS_FAIL;
+    }
+    Py_ssize_t n = PyLong_AsSsize_t(value);
+    Py_DECREF(value);
+    return n;
+}
+
+static Py_ssize_t
+membio_incoming(hl_tls_engine *e)
+{
+    return pending(SELF(e), SELF(e)->in);
+}
+
+static Py_ssize_t
+membio_outgoing(hl_tls_engine *e)
+{
+    return pending(SELF(e), SELF(e)->out);
+}
+
+static int
+membio_feed(hl_tls_engine *e, const void *p, size_t n)
+{
+    PyObject *view = PyMemoryView_FromMemory((char *)p, (Py_ssize_t)n, PyBUF_READ);
+    if (view == NULL) {
+        return HL_TLS_FAIL;
+    }
+    PyObject *res = PyObject_CallMethodOneArg(SELF(e)->in, e->st->s_write, view);
+    Py_DECREF(view);
+    Py_XDECREF(res);
+    return res == NULL ? HL_TLS_FAIL : 0;
+}
+
+static PyObject *
+membio_drain(hl_tls_engine *e)
+{
+    return PyObject_CallMethodNoArgs(SELF(e)->out, e->st->s_read);
+}
+
+static Py_ssize_t
+read_buffer(membio *m, PyObject *buf, Py_ssize_t n)
+{
+    PyObject *size = PyLong_FromSsize_t(n);
+    if (size == NULL) {
+        return HL_TLS_FAIL;
+    }
+    PyObject *args[] = {m->target, size, buf};
+    PyObject *res = PyObject_VectorcallMethod(m->base.st->s_read, args, 3, NULL);
+    Py_DECREF(size);
+    return as_count(m, res);
+}
+
+static Py_ssize_t
+membio_read_buffer(hl_tls_engine *e, PyObject *buf, Py_ssize_t n)
+{
+    return read_buffer(SELF(e), buf, n);
+}
+
+/* OpenSSL takes whole records out of `in`.  When that is empty and the last read left
+ * room, the next one could only fail; and an exception costs more than a small record.
+ */
+static Py_ssize_t
+membio_read(hl_tls_engine *e, char *p, size_t n)
+{
+    membio *m = SELF(e);
+    if (!m->more) {
+        Py_ssize_t left = pending(m, m->in);
+        if (left <= 0) {
+            return left == 0 ? HL_TLS_AGAIN : HL_TLS_FAIL;
+        }
+    }
+    PyObject *view = PyMemoryView_FromMemory(p, (Py_ssize_t)n, PyBUF_WRITE);
+    if (view == NULL) {
+        return HL_TLS_FAIL;
+    }
+    Py_ssize_t got = read_buffer(m, view, (Py_ssize_t)n);
+    Py_DECREF(view);
+    m->more = got == 0 || got == HL_TLS_FAIL || got == (Py_ssize_t)n;
+    return got;
+}
+
+static PyObject *
+membio_read_object(hl_tls_engine *e, Py_ssize_t max, int *rc)
+{
+    PyObject *size = PyLong_FromSsize_t(max);
+    PyObject *res =
+        size == NULL ? NULL
+                     : PyObject_CallMethodOneArg(SELF(e)->target, e->st->s_read, size);
+    Py_XDECREF(size);
+    *rc = res == NULL ? again_or_fail(e->st) : 0;
+    return res;
+}
+
+static Py_ssize_t
+membio_write(hl_tls_engine *e, PyObject *data)
+{
+    membio *m = SELF(e);
+    return as_count(m, PyObject_CallMethodOneArg(m->target, e->st->s_write, data));
+}
+
+static PyObject *
+membio_object(hl_tls_engine *e)
+{
+    return SELF(e)->obj;
+}
+
+static int
+membio_traverse(hl_tls_engine *e, visitproc visit, void *arg)
+{
+    Py_VISIT(SELF(e)->obj);
+    Py_VISIT(SELF(e)->target);
+    return 0;
+}
+
+static void
+membio_free(hl_tls_engine *e)
+{
+    membio *m = SELF(e);
+    Py_XDECREF(m->target);
+    Py_XDECREF(m->obj);
+    Py_XDECREF(m->in);
+    Py_XDECREF(m->out);
+    PyMem_Free(m);
+}
+
+static const hl_tls_ops membio_ops = {
+    .free = membio_free,
+    .traverse = membio_traverse,
+    .object = membio_object,
+    .feed = membio_feed,
+    .incoming = membio_incoming,
+    .outgoing = membio_outgoing,
+    .drain = membio_drain,
+    .handshake = membio_handshake,
+    .read = membio_read,
+    .read_object = membio_read_object,
+    .read_buffer = membio_read_buffer,
+    .write = membio_write,
+    .shutdown = membio_shutdown,
+};
+
+/* context.wrap_bio(in, out, server_side=..., server_hostname=...). */
+static PyObject *
+wrap(membio *m, PyObject *context, bool server, PyObject *hostname)
+{
+    hl_state *st = m->base.st;
+    PyObject *names = PyTuple_Pack(2, st->s_server_side, st->s_server_hostname);
+    if (names == NULL) {
+        return NULL;
+    }
+    PyObject *args[] = {context, m->in, m->out, server ? Py_True : Py_False,
+                        hostname != NULL ? hostname : Py_None};
+    PyObject *obj = PyObject_VectorcallMethod(st->s_wrap_bio, args, 3, names);
+    Py_DECREF(names);
+    return obj;
+}
+
+hl_tls_engine *
+hl_tls_membio_new(hl_state *st, PyObject *context, bool server, PyObject *hostname)
+{
+    membio *m = PyMem_Calloc(1, sizeof(*m));
+    if (m == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    m->base.ops = &membio_ops;
+    m->base.st = st;
+    m->more = true;
+    m->in = PyObject_CallNoArgs(st->i_MemoryBIO);
+    m->out = m->in == NULL ? NULL : PyObject_CallNoArgs(st->i_MemoryBIO);
+    m->obj = m->out == NULL ? NULL : wrap(m, context, server, hostname);
+    if (m->obj != NULL) {
+        m->base.by_object = !Py_IS_TYPE(m->obj, (PyTypeObject *)st->i_SSLObject);
+        m->target = m->base.by_object ? Py_NewRef(m->obj)
+                                      : PyObject_GetAttr(m->obj, st->s__sslobj);
+    }
+    if (m->target == NULL) {
+        membio_free(&m->base);
+        return NULL;
+    }
+    return &m->base;
+}
