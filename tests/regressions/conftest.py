@@ -35,17 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=True))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def warmed_up() -> None:
+def pytest_collection_finish() -> None:
     """Another loop may keep descriptors for the process (libuv's pipe for signals): made here."""
     kind = os.environ.get("REGRESSION_LOOP")
     if kind:
         loop = importlib.import_module(kind).new_event_loop()
-        loop.add_signal_handler(signal.SIGUSR1, int)
-        loop.remove_signal_handler(signal.SIGUSR1)
-        loop.run_until_complete(asyncio.sleep(0.001))
-        loop.run_until_complete(loop.getaddrinfo("localhost", 1))
-        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.call_later(0.001, loop.stop)
+        loop.run_forever()
         loop.close()
 
 

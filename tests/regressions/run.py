@@ -22,7 +22,7 @@ from bugs import SEEN_ON
 
 HERE = pathlib.Path(__file__).parent
 LIMIT = 60  # seconds for a test
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default"]
 
 
 def collect(loop: str, only: str) -> list[str]:
@@ -43,7 +43,7 @@ def collect(loop: str, only: str) -> list[str]:
 def outcome(loop: str, test: str) -> str:
     """'' if it passes, else why not in a few words."""
     with subprocess.Popen(
-        [*PYTEST, "--tb=line", "--show-capture=no", "-W", "default", test],
+        [*PYTEST, "--tb=line", "--show-capture=no", test],
         env={**os.environ, "REGRESSION_LOOP": loop, "TEST_LIMIT": "5"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -64,8 +64,8 @@ def outcome(loop: str, test: str) -> str:
         return ""
     if child.returncode != 1:  # pytest's own trouble is no verdict on the loop
         raise RuntimeError(f"{test} could not be run:\n{text}")
-    said = re.findall(r"^(?:/\S+: |E +)(.+)$|^\S+Error.*", text, re.MULTILINE)
-    return next((one for one in said if one), f"status {child.returncode}")[:110]
+    said = re.findall(r"^(?:/\S+: |E +)(?!\[)(.+)$", text, re.MULTILINE)
+    return next(iter(said), "fails")[:110]
 
 
 def marks() -> dict[str, tuple[int, tuple[str, ...]]]:
