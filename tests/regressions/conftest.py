@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import textwrap

@@ -129,7 +129,7 @@ def test_pipe_that_is_a_file_aborts_the_process(run: Any, tmp_path: Any) -> None
     run(main())
 
 
-@pytest.mark.bug(5, fails_on=("rloop",))
+@pytest.mark.bug(5, fails_on=("rloop", "zuvloop"))
 def test_watching_a_transports_descriptor_aborts_the_process(run: Any) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -188,7 +188,7 @@ def test_watcher_of_a_closed_descriptor_fires_for_the_next_owner(run: Any, loop_
     run(main())
 
 
-@pytest.mark.bug(6)
+@pytest.mark.bug(6, fails_on=("uvloop", "zuvloop"))
 @pytest.mark.asyncio_is_flawed("the new owner's watcher never fires: epoll is not told of it")
 def test_new_owner_of_a_watched_number_is_not_heard(run: Any) -> None:
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_new_owner_of_a_watched_number_is_not_heard(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(7)
+@pytest.mark.bug(7, fails_on=("zuvloop",))
 def test_pipe_end_inherited_by_another_child(run: Any) -> None:
     """The second child keeps all it inherits, and yet the first one's stdin comes to its end."""
 
@@ -312,7 +312,7 @@ def test_socket_leaked_when_set_up_fails(run: Any, tmp_path: Any) -> None:
     assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
 
 
-@pytest.mark.bug(9)
+@pytest.mark.bug(9, fails_on=("uvloop",))
 @pytest.mark.asyncio_is_flawed("the socket of a failed connection waits for the collector")
 def test_socket_leaked_when_the_protocol_cannot_be_made(run: Any) -> None:
     def failing() -> Any:

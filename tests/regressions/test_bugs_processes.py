@@ -84,7 +84,7 @@ def test_handler_lost_to_signal_signal(anyloop: Any) -> None:
     anyloop.remove_signal_handler(signal.SIGUSR1)
 
 
-@pytest.mark.bug(48)
+@pytest.mark.bug(48, fails_on=("uvloop",))
 def test_wakeup_descriptor_not_given_back(program: Any) -> None:
     """Loop after loop, run after run: each hears its signals, and nothing is left set."""
     out = program("""
@@ -109,7 +109,7 @@ def test_wakeup_descriptor_not_given_back(program: Any) -> None:
     assert out == "2\n2\n2\n-1 True"
 
 
-@pytest.mark.bug(49, fails_on=("uvloop", "rsloop"))
+@pytest.mark.bug(49, fails_on=("uvloop",))
 def test_sigchld_reserved_for_the_loop(run: Any) -> None:
     """The user hears of SIGCHLD, and the child is reaped and reported all the same."""
 
@@ -214,7 +214,7 @@ KEYWORDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.bug(51, fails_on=("uvloop",))
+@pytest.mark.bug(51, fails_on=("zuvloop",))
 def test_popen_keyword_refused(run: Any) -> None:
     async def main() -> None:
         refused = []
@@ -250,7 +250,7 @@ def test_failed_spawn_breaks_the_loop(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(52)
+@pytest.mark.bug(52, fails_on=("zuvloop",))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_preexec_fn_blocks_the_loop(run: Any) -> None:
     """It runs in the child, before the program; what it raises is SubprocessError here."""

@@ -50,7 +50,7 @@ def test_write_after_the_pipe_broke_raises(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(11)
+@pytest.mark.bug(11, fails_on=("uvloop",))
 def test_drain_after_the_peer_closed_is_a_connection_reset(run: Any) -> None:
     async def main() -> None:
         near, far = tcp_pair()
@@ -87,7 +87,7 @@ def test_protocol_that_raised_is_fed_again(run: Any, handled: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(13, fails_on=("uvloop", "rloop"))
+@pytest.mark.bug(13, fails_on=("uvloop", "rloop", "zuvloop"))
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("name", ["data_received", "eof_received", "connection_lost"])
 def test_exit_from_a_protocol_swallowed(anyloop: Any, error: Any, name: str) -> None:
@@ -340,7 +340,7 @@ def test_bytes_dropped_after_set_protocol(run: Any, kinds: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(23, fails_on=("rloop", "zuvloop"))
+@pytest.mark.bug(23, fails_on=("uvloop", "rloop", "zuvloop"))
 def test_empty_buffer_from_get_buffer(run: Any, handled: Any) -> None:
     class Empty(BufferedRecorder):
         size = 0
@@ -409,7 +409,7 @@ def test_write_buffer_kept_after_connection_lost(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(26, fails_on=("uvloop", "rloop"))
+@pytest.mark.bug(26, fails_on=("uvloop", "rloop", "zuvloop"))
 def test_no_peername_of_a_client_that_reset(run: Any) -> None:
     """The address is what accept() told, though the client is gone by then."""
 

@@ -18,7 +18,7 @@ from netlib import LIMIT, Recorder, reset, tcp_pair
 from tlslib import NAME, Certs, Peer, failing_pair, fill, link, pair, started
 
 
-@pytest.mark.bug(27, fails_on=("rloop",))
+@pytest.mark.bug(27)
 def test_close_goes_on_downloading(run: Any, certs: Certs) -> None:
     """The peer never stops sending, nor answers the close: the connection ends all the same."""
 
@@ -43,7 +43,7 @@ async def endless(peer: Peer) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.bug(28, fails_on=("rloop",))
+@pytest.mark.bug(28)
 def test_bytes_read_before_start_tls_lost(run: Any, certs: Certs) -> None:
     """The peer's hello came along with its last plain bytes and lies in the StreamReader.
 
@@ -85,7 +85,7 @@ def test_bytes_read_before_start_tls_lost(run: Any, certs: Certs) -> None:
     run(main())
 
 
-@pytest.mark.bug(29, fails_on=("rloop",))
+@pytest.mark.bug(29)
 def test_nested_write_kills_the_connection(run: Any, certs: Certs) -> None:
     class Busy(Recorder):
         left = 100
@@ -112,7 +112,7 @@ def test_nested_write_kills_the_connection(run: Any, certs: Certs) -> None:
     run(main())
 
 
-@pytest.mark.bug(30, fails_on=("rloop",))
+@pytest.mark.bug(30)
 def test_aborted_handshakes_kept(run: Any, certs: Certs) -> None:
     async def main() -> None:
         refs: list[weakref.ref[Any]] = []
@@ -138,7 +138,7 @@ def test_aborted_handshakes_kept(run: Any, certs: Certs) -> None:
     run(main())
 
 
-@pytest.mark.bug(30, fails_on=("rloop",))
+@pytest.mark.bug(30)
 def test_context_kept_by_closed_connections(run: Any, certs: Certs) -> None:
     async def main() -> None:
         context = certs.client_context()
@@ -154,7 +154,7 @@ def test_context_kept_by_closed_connections(run: Any, certs: Certs) -> None:
     run(main())
 
 
-@pytest.mark.bug(31, fails_on=("rloop",))
+@pytest.mark.bug(31)
 @pytest.mark.parametrize("how", ["eof", "reset", "cancelled", "garbage", "timeout"])
 def test_failed_handshake_never_ends(run: Any, handled: Any, certs: Certs, how: str) -> None:
     """The one who waits is told, the socket is closed, and nothing is reported."""
@@ -198,7 +198,7 @@ def test_failed_handshake_never_ends(run: Any, handled: Any, certs: Certs, how: 
     assert handled == []
 
 
-@pytest.mark.bug(31, fails_on=("rloop",))
+@pytest.mark.bug(31)
 def test_wrong_name_fails_at_both_ends(run: Any, handled: Any, certs: Certs) -> None:
     async def main() -> None:
         client, server, _ = await failing_pair(certs, name="who.example")
@@ -209,7 +209,7 @@ def test_wrong_name_fails_at_both_ends(run: Any, handled: Any, certs: Certs) -> 
     assert handled == []
 
 
-@pytest.mark.bug(32, fails_on=("rloop",))
+@pytest.mark.bug(32)
 @pytest.mark.parametrize("authority", [False, True])
 def test_self_signed_leaf_refused(run: Any, certs: Certs, authority: bool) -> None:
     """What OpenSSL accepts when it is trusted as an authority, the loop accepts."""
@@ -226,7 +226,7 @@ def test_self_signed_leaf_refused(run: Any, certs: Certs, authority: bool) -> No
     run(main())
 
 
-@pytest.mark.bug(32, fails_on=("rloop",))
+@pytest.mark.bug(32)
 def test_context_older_than_the_loops_module(loop_kind: str, certs: Certs, tmp_path: Any) -> None:
 
     made = f"""
@@ -257,7 +257,7 @@ def test_context_older_than_the_loops_module(loop_kind: str, certs: Certs, tmp_p
     assert (done.stdout, done.stderr) == (b"b'ping'\n", b"")
 
 
-@pytest.mark.bug(16, fails_on=("rloop",))
+@pytest.mark.bug(16)
 def test_drain_over_tls_never_returns_with_a_high_mark_of_zero(run: Any, certs: Certs) -> None:
     async def main() -> None:
         one = await link(certs)

@@ -35,7 +35,7 @@ def test_failed_send_closes_the_endpoint(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(33, fails_on=("rloop",))
+@pytest.mark.bug(33)
 def test_too_large_a_datagram_closes_the_endpoint(run: Any) -> None:
     async def main() -> None:
         transport, protocol = await endpoint()
