@@ -8,6 +8,7 @@
 #   make differential  generated programs against asyncio, EXAMPLES=10000 of each
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make debug        the suite with C assertions on
+#   make refleak      the scheduler's tests over and over, on a Python that counts references
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
 #   make format       puts C and Python into the project's format
 #   make regressions  bugs that other loops shipped; LOOP=uvloop: on that loop, which does it fail?
@@ -136,6 +137,13 @@ debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
 
 .PHONY: conformance conformance-full regressions bench package full clean
+# For a debug build of Python: PY=python3.14-dbg. Each test six times.
+REFLEAK := $(addprefix tests/unit/test_,future.py task.py handle.py timers.py eager.py contexts.py)
+.PHONY: refleak
+refleak: $(INSTALLED)
+	PYTHONPATH=$(CURDIR)/tests/leaks $(BIN)/python -m pytest -q -p refleak -p no:cacheprovider \
+	    --backend epoll $(REFLEAK) $(PYTEST)
+.PHONY: conformance conformance-full bench package full clean
 conformance conformance-full: $(INSTALLED)
 	@$(BIN)/python tests/conformance/run.py --out build/conformance-$(TAG) \
 	    $(patsubst conformance-%,--%,$(filter-out conformance,$@))
