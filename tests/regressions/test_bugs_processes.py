@@ -214,7 +214,7 @@ KEYWORDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.bug(51, fails_on=("zuvloop",))
+@pytest.mark.bug(51, fails_on=("uvloop", "zuvloop"))
 def test_popen_keyword_refused(run: Any) -> None:
     async def main() -> None:
         refused = []
@@ -233,7 +233,7 @@ def test_popen_keyword_refused(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(52)
+@pytest.mark.bug(52, fails_on=("uvloop",))
 def test_failed_spawn_breaks_the_loop(run: Any) -> None:
     async def main() -> None:
         for argv, error in (
@@ -250,7 +250,7 @@ def test_failed_spawn_breaks_the_loop(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.bug(52, fails_on=("zuvloop",))
+@pytest.mark.bug(52, fails_on=("uvloop", "zuvloop"))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_preexec_fn_blocks_the_loop(run: Any) -> None:
     """It runs in the child, before the program; what it raises is SubprocessError here."""
@@ -328,7 +328,7 @@ def test_child_of_a_c_library_freezes_in_the_fork_handler(program: Any) -> None:
     assert out == "[768, 768, 768]"
 
 
-@pytest.mark.bug(53)
+@pytest.mark.bug(53, fails_on=("uvloop",))
 def test_child_started_beside_a_subinterpreter_is_fatal(program: Any) -> None:
     out = program("""
         import asyncio

@@ -316,7 +316,7 @@ def test_closed_loop_never_freed(program: Any) -> None:
     assert out == "0"
 
 
-@pytest.mark.bug(60)
+@pytest.mark.bug(60, fails_on=("uvloop",))
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="no policy makes a loop there any more")
 def test_policy_makes_no_loop(program: Any, loop_kind: str) -> None:
     """asyncio.get_event_loop() in the main thread makes a loop, under a policy as without."""
