@@ -150,8 +150,9 @@ class Pair:
         end.transport.close()
 
     def do_abort(self, n: int, end: End) -> None:
-        self.aborted = True
-        end.transport.abort()
+        if not end.lost:  # asyncio may do so twice, without a loop
+            self.aborted = True
+            end.transport.abort()
 
     def do_look(self, n: int, end: End) -> Any:
         transport = end.transport
@@ -191,7 +192,8 @@ async def run_program(rec: Recorder, program: Any, keep_open: tuple[bool, bool])
         pair.check()
     finally:
         for end in pair.ends:
-            end.transport.abort()
+            if not end.lost:
+                end.transport.abort()
         while not all(end.lost for end in pair.ends):
             await asyncio.sleep(0)
 
