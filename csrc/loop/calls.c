@@ -352,7 +352,7 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     if (hl_loop_check_closed(self) < 0 ||
         (HL_UNLIKELY(self->sched.debug) &&
-         check_debug(self, args[1], "call_later", false) < 0)) {
+         check_debug(self, args[1], "call_at", false) < 0)) {
         return NULL;
     }
     return at(self, when, args + 1, nargs - 1, ctx);

@@ -54,7 +54,7 @@ def _set_signal(sig: int, handler: Any) -> None:
         signal.signal(sig, handler)
     except OSError as exc:
         if exc.errno == errno.EINVAL:
-            raise RuntimeError(f"sig {sig} cannot be caught") from exc
+            raise RuntimeError(f"sig {sig} cannot be caught")  # noqa: B904  # as asyncio: no cause
         raise
 
 
@@ -89,7 +89,7 @@ class SignalsMixin(Base):
         try:
             self._hold_wakeup_fd()  # first: it fails outside the main thread
         except (ValueError, OSError) as exc:
-            raise RuntimeError(str(exc)) from exc
+            raise RuntimeError(str(exc))  # noqa: B904  # as asyncio: no cause
         handlers = self._signal_handlers
         handlers[sig] = self._make_handle(callback, *args)
         _listeners.add(self)

@@ -14,6 +14,11 @@ DELIBERATE: list[tuple[str, str, str]] = [
         "a cancelled create_server() closes its sockets; asyncio leaves them to be collected",
     ),
     (
+        "test_debug_messages",
+        "future",
+        "debug mode: the line that called create_future(), not asyncio's own line in it",
+    ),
+    (
         "test_serve_forever",
         "warnings",
         "a cancelled create_server() closes its sockets; asyncio leaves them to be collected",

@@ -19,7 +19,8 @@ Normalisation, all there is (`normal`): addresses of objects and ids; numbers of
 ports and processes, numbers in the names of tasks, threads and temporary folders; names of the
 classes of loops and transports; the place (file and line) of code of asyncio or hotloop;
 durations and points of time on the real clock in log texts; the line in which asyncio names its
-selector is dropped. Differences that are deliberate are
+selector is dropped, and so is the list of frames of where an object was made.
+Differences that are deliberate are
 in differences.py and must still be there.
 """
 
@@ -62,6 +63,7 @@ CLASSES = {
     "TLSTransport": "_SSLProtocolTransport",
 }
 RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"created at \(most recent call last\):(\n  .*)*", "created at ..."),
     (r"\b0x[0-9a-f]+", "0x*"),
     (r"\b(fd|pid|id)=\d+", r"\1=*"),
     (r"\b(fd|pid|process|FD) \d+", r"\1 *"),
