@@ -3,6 +3,9 @@
 #include "net/net.h"
 #include "sched/sched.h"
 
+/* By layers, the lower ones first: each exec uses the types that those before have
+ * stored in the state.  On failure the interpreter drops the module, and with it
+ * whatever was made. */
 static int
 module_exec(PyObject *mod)
 {
@@ -14,6 +17,8 @@ module_exec(PyObject *mod)
     return 0;
 }
 
+/* The state does not exist yet when the collector comes between creating the module and
+ * executing it. */
 static int
 module_traverse(PyObject *mod, visitproc visit, void *arg)
 {
@@ -28,6 +33,8 @@ module_clear(PyObject *mod)
     return st == NULL ? 0 : hl_state_clear(st);
 }
 
+/* A module that the collector has not cleared is cleared here; clearing twice is
+ * harmless. */
 static void
 module_free(void *mod)
 {
@@ -36,8 +43,12 @@ module_free(void *mod)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+    /* The signal pipe and asyncio's own record of loops belong to a process and its
+     * main interpreter: refused until a test proves them elsewhere. */
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
 #ifdef Py_mod_gil
+    /* A free-threaded interpreter turns its GIL on for us: the ring and the free lists
+     * have no lock of their own. */
     {Py_mod_gil, Py_MOD_GIL_USED},
 #endif
     {0, NULL},

@@ -13,6 +13,7 @@ hl_fdtab_init(hl_fdtab *t)
     *t = (hl_fdtab){0};
 }
 
+/* The entries' objects are the loop's to release, before this. */
 void
 hl_fdtab_fini(hl_fdtab *t)
 {
@@ -20,6 +21,9 @@ hl_fdtab_fini(hl_fdtab *t)
     hl_fdtab_init(t);
 }
 
+/* Room for fd, which must be open: the kernel then vouches for its being small.  New
+ * slots are all zero, which is what "never watched" looks like, their generation
+ * included. */
 static HL_COLD int
 grow(hl_fdtab *t, int fd)
 {
@@ -46,6 +50,8 @@ grow(hl_fdtab *t, int fd)
     return 0;
 }
 
+/* Pointers into the table die here: growing moves it.  Callers take the pointer last.
+ */
 int
 hl_fdtab_get(hl_fdtab *t, int fd, hl_watch **out)
 {
@@ -94,6 +100,8 @@ hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on, hl_ent
     if (rc < 0) {
         return rc;
     }
+    /* The poller is told first: it is the part that can fail, and until it has agreed
+     * the slot stays as it is. */
     uint32_t want = w->want | side;
     rc =
         want == w->want ? refresh(w, p, fd) : p->ops->ctl(p, fd, w->gen, w->want, want);
@@ -107,6 +115,8 @@ hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on, hl_ent
     return rc;
 }
 
+/* The generation goes up when the slot falls empty: events for it that were fetched
+ * together with the one that led here are stale from now on. */
 void
 hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old)
 {
@@ -130,6 +140,8 @@ hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old)
     }
 }
 
+/* Generations stay as they are: the new poller has nothing in flight that could be
+ * taken for something else. */
 int
 hl_fdtab_retell(const hl_fdtab *t, hl_poll *p)
 {
@@ -144,6 +156,7 @@ hl_fdtab_retell(const hl_fdtab *t, hl_poll *p)
 }
 
 #ifndef NDEBUG
+/* For the tests' debug builds: the invariants of the header, over the whole table. */
 bool
 hl_fdtab_check(const hl_fdtab *t)
 {

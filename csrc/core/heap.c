@@ -6,16 +6,20 @@
 
 #define ARITY 4
 #define FIRST_CAP 64
-#define SHRINK_ABOVE                                                                   \
-    4096 /* below this many slots the memory is not worth a realloc                    \
-          */
+/* Below this many slots the memory is not worth a realloc. */
+#define SHRINK_ABOVE 4096
 
+/* The sequence number decides between equal deadlines, so no two slots are ever equal
+ * and the order is total: timers due at the same moment fire in the order they were
+ * made. */
 static inline bool
 before(const hl_heap_slot *a, const hl_heap_slot *b)
 {
     return a->when < b->when || (a->when == b->when && a->seq < b->seq);
 }
 
+/* The only writer of a slot: a node's index is right after every call, so that a walk
+ * may stop anywhere and hl_heap_holds() still tells the truth. */
 static inline void
 put(hl_heap *h, size_t i, hl_heap_slot s)
 {
@@ -84,6 +88,8 @@ hl_heap_init(hl_heap *h)
     *h = (hl_heap){0};
 }
 
+/* The nodes live in the handles, which outlive the heap when a program keeps them: each
+ * learns that it is in no heap, so that a later cancel() does not look for it here. */
 void
 hl_heap_fini(hl_heap *h)
 {
@@ -94,6 +100,9 @@ hl_heap_fini(hl_heap *h)
     hl_heap_init(h);
 }
 
+/* Grows before the node is touched: on failure it is where it was, in no heap.  The key
+ * is copied into the slot; whoever changes node->when afterwards changes nothing here.
+ */
 int
 hl_heap_push(hl_heap *h, hl_timer *node)
 {
@@ -104,12 +113,14 @@ hl_heap_push(hl_heap *h, hl_timer *node)
             return rc;
         }
     }
+    /* 64 bits: at a timer each nanosecond they last for centuries. */
     node->seq = h->next_seq++;
     sift_up(h, h->len++, (hl_heap_slot){node->when, node->seq, node});
     return 0;
 }
 
-/* Fills the hole at i with the last slot, and gives memory back after a burst. */
+/* Fills the hole at i with the last slot, and gives memory back after a burst.  The
+ * last slot may belong above the hole or below it: it comes from another branch. */
 static void
 close_hole(hl_heap *h, size_t i)
 {
@@ -127,6 +138,8 @@ close_hole(hl_heap *h, size_t i)
     }
 }
 
+/* The caller gets the reference that it gave with the push: nothing is released here,
+ * since releasing a handle can run code that schedules. */
 hl_timer *
 hl_heap_pop(hl_heap *h)
 {
@@ -137,6 +150,8 @@ hl_heap_pop(hl_heap *h)
     return node;
 }
 
+/* What cancel() costs: one sift.  The node is out at once, so a cancelled timer keeps
+ * neither its handle nor what that refers to. */
 void
 hl_heap_remove(hl_heap *h, hl_timer *node)
 {
@@ -146,6 +161,7 @@ hl_heap_remove(hl_heap *h, hl_timer *node)
 }
 
 #ifndef NDEBUG
+/* For the tests' debug builds: walks all of it after an operation. */
 bool
 hl_heap_check(const hl_heap *h)
 {

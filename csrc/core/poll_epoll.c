@@ -20,6 +20,7 @@ typedef struct {
     int cap;
 } epoll_poll;
 
+/* Only closes our copy of the descriptor: after a fork the parent's set goes on. */
 static void
 epoll_close(hl_poll *base)
 {
@@ -29,6 +30,8 @@ epoll_close(hl_poll *base)
     free(p);
 }
 
+/* CLOEXEC: a child that is executed must not hold the set, and with it the watches,
+ * alive. */
 static int
 epoll_open(hl_poll **out)
 {

@@ -16,6 +16,8 @@ typedef struct {
     uint32_t gen[FD_SETSIZE];
 } select_poll;
 
+/* The sets are plain memory: there is no kernel object that could leak, or be shared
+ * with the child of a fork. */
 static int
 select_open(hl_poll **out)
 {
@@ -48,6 +50,7 @@ is_watched(const select_poll *p, int fd)
     return FD_ISSET(fd, &p->read) || FD_ISSET(fd, &p->write);
 }
 
+/* Keeps `top` exact: select() looks at every number below it, ready or not. */
 static void
 set_sides(select_poll *p, int fd, uint32_t want)
 {
@@ -67,6 +70,8 @@ set_sides(select_poll *p, int fd, uint32_t want)
     }
 }
 
+/* Other than epoll, select() cannot tell when a number has come to stand for another
+ * file; so this never returns 1. */
 static int
 select_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
 {
@@ -139,6 +144,8 @@ report(select_poll *p, const fd_set *r, const fd_set *w, int left, hl_fired *out
     return n;
 }
 
+/* EINTR goes to the caller: the signal's Python handler has to run before the next
+ * wait. */
 static int
 select_await(hl_poll *base, hl_fired *out, int cap, int64_t timeout_ns)
 {

@@ -1,6 +1,8 @@
 /* The slow half of the ready ring: making it, growing it. */
 #include "core/ring.h"
 
+/* The capacity is a power of two, so that a place is one mask away from the counters.
+ */
 int
 hl_ring_init(hl_ring *r, size_t cap)
 {
@@ -10,6 +12,8 @@ hl_ring_init(hl_ring *r, size_t cap)
     return r->v == NULL ? -ENOMEM : 0;
 }
 
+/* The entries have been popped by then: the ring cannot release what it does not know.
+ */
 void
 hl_ring_fini(hl_ring *r)
 {

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Writes all the fields: what an earlier pair, or a parent process, left there is gone.
+ */
 int
 hl_sigpair_open(hl_sigpair *p)
 {
@@ -21,6 +23,8 @@ hl_sigpair_open(hl_sigpair *p)
     return 0;
 }
 
+/* The caller has taken the write end out of the interpreter first: the C signal handler
+ * would write into whatever gets its number next. */
 void
 hl_sigpair_close(hl_sigpair *p)
 {
@@ -29,6 +33,8 @@ hl_sigpair_close(hl_sigpair *p)
     memset(p, 0, sizeof(*p));
 }
 
+/* An end that has nothing, or is broken, gives 0 alike: there is nothing to deliver,
+ * and nobody here to tell. */
 size_t
 hl_sigpair_read(const hl_sigpair *p, unsigned char *buf, size_t cap)
 {
@@ -39,6 +45,8 @@ hl_sigpair_read(const hl_sigpair *p, unsigned char *buf, size_t cap)
     return n < 0 ? 0 : (size_t)n;
 }
 
+/* Device and inode tell a descriptor from the next owner of its number.  For pipes and
+ * sockets the inode is unique as long as they are open. */
 hl_fdid
 hl_fdid_of(int fd)
 {
@@ -49,6 +57,8 @@ hl_fdid_of(int fd)
     return (hl_fdid){fd, st.st_dev, st.st_ino};
 }
 
+/* Between this look and the use of the number another thread may still close it: the
+ * window is as wide as the interpreter's own for its wakeup fd. */
 bool
 hl_fdid_valid(hl_fdid id)
 {

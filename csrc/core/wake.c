@@ -33,6 +33,7 @@ hl_wake_open(hl_wake *w)
 
 #endif
 
+/* Idempotent, and the fields are blanked first: nothing closes a number twice. */
 void
 hl_wake_close(hl_wake *w)
 {
@@ -59,6 +60,8 @@ hl_wake_signal(const hl_wake *w)
     errno = saved;
 }
 
+/* All wake-ups up to now are answered by the turn that follows, so one read may take
+ * many.  One that comes during the read makes the descriptor ready again. */
 void
 hl_wake_drain(const hl_wake *w)
 {

@@ -29,6 +29,10 @@ overridden(LoopObject *self, PyObject *dict, PyObject *name)
     return other;
 }
 
+/* Called whenever something may have been overridden: an attribute set on the instance,
+ * a class-level assignment (seen by the type's version), debug mode.  Keeps a
+ * set exception, since callers stand in the middle of one.  The version tag is read
+ * last: what changes after it is found by the next look. */
 void
 hl_loop_refresh(LoopObject *self)
 {
@@ -46,6 +50,8 @@ hl_loop_refresh(LoopObject *self)
     PyErr_SetRaisedException(saved);
 }
 
+/* Programs and test suites set call_soon, time and the like on the instance.  Setting
+ * is rare and calling is not, so it is the setting that pays. */
 static int
 Loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
@@ -72,6 +78,8 @@ unknown_backend(const char *name)
     return -1;
 }
 
+/* The poller and the wakeup descriptor that it watches are made together, and belong to
+ * this process (`pid`).  On failure neither is left, and self->poll is NULL. */
 static int
 open_poller(LoopObject *self, const char *backend)
 {
@@ -88,6 +96,8 @@ open_poller(LoopObject *self, const char *backend)
     if (rc < 0) {
         goto fail_wake;
     }
+    /* Past the table of watches: take_wakeup() filters it out before anybody looks
+     * there. */
     rc = ops->ctl(self->poll, self->wake.rfd, 0, 0, HL_READ);
     if (rc < 0) {
         goto fail_ctl;
@@ -102,6 +112,7 @@ fail_wake:
     return hl_raise_int(rc);
 }
 
+/* Idempotent.  What the table says is watched is the caller's to forget. */
 static void
 close_poller(LoopObject *self)
 {
@@ -132,6 +143,8 @@ reopen_poller(LoopObject *self)
     return 0;
 fail_retell:
     close_poller(self);
+    /* The parent's pair is put back below: this process must not take it for its own.
+     */
     self->pid = 0; /* to be tried again */
 fail_open:
     self->poll = poll;
@@ -139,6 +152,9 @@ fail_open:
     return -1;
 }
 
+/* The object can be torn down from the first moment on, whether or not __init__ ever
+ * runs: a subclass may forget to call it.  The brand comes last: it makes others
+ * believe the scheduler. */
 static PyObject *
 Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
@@ -186,6 +202,8 @@ Loop_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     if (self->poll != NULL) {
+        /* asyncio's __init__ may be called again and leaks its selector; nothing relies
+         * on that. */
         PyErr_SetString(PyExc_RuntimeError, "a loop cannot be initialised twice");
         return -1;
     }
@@ -199,6 +217,8 @@ Loop_init(PyObject *op, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
+/* Everything that the loop owns, wherever it lies: the ready ring, the heap, the table
+ * of watches.  Without the brand the scheduler was never made. */
 static int
 Loop_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -217,6 +237,8 @@ Loop_traverse(PyObject *op, visitproc visit, void *arg)
     return rc != 0 ? rc : PyObject_VisitManagedDict(op, visit, arg);
 }
 
+/* Dropping entries runs finalisers that may call this very loop.  `plain` goes first,
+ * so that none pushes past call_soon(), whose check for a closed loop then refuses. */
 static int
 Loop_clear(PyObject *op)
 {
@@ -237,11 +259,14 @@ Loop_dealloc(PyObject *op)
     LoopObject *self = AS_LOOP(op);
     PyTypeObject *type = Py_TYPE(op);
     PyObject *mod = self->mod;
+    /* Foreign code with a whole object: LoopBase.__del__ may call anything, close()
+     * included. */
     if (self->brand != NULL && PyObject_CallFinalizerFromDealloc(op) < 0) {
         return; /* resurrected */
     }
     PyObject_GC_UnTrack(op);
     PyObject_ClearWeakRefs(op);
+    /* What finalisers find from here on is a closed loop. */
     self->closed = true;
     (void)Loop_clear(op);
     hl_signals_close(self);
@@ -293,6 +318,8 @@ check_running(LoopObject *self, bool *nested)
     return 0;
 }
 
+/* self.<name>() of LoopBase, the Python side of a run: the hooks for async generators,
+ * the coroutine origin tracking of debug mode. */
 static int
 call_base(LoopObject *self, PyObject *name)
 {
@@ -301,7 +328,8 @@ call_base(LoopObject *self, PyObject *name)
     return r == NULL ? -1 : 0;
 }
 
-/* Undoes enter(), whatever happened between; keeps the first exception. */
+/* Undoes enter(), whatever happened between; keeps the first exception. asyncio does
+ * the same in a `finally`: what fails here must not hide why the run ended. */
 static int
 leave(LoopObject *self, int rc)
 {
@@ -386,6 +414,9 @@ run_nested(LoopObject *self)
     return rc;
 }
 
+/* A run owns the loop: the callback that drops the last reference to it does not free
+ * it while it is on the stack. enter_run may fail half-way; leave() undoes whatever
+ * part of it was done.  The reference goes last. */
 static PyObject *
 Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -406,6 +437,8 @@ Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* No wake-up: as with asyncio, stop() from another thread takes effect when the loop
+ * comes round for another reason. */
 static PyObject *
 Loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -413,6 +446,11 @@ Loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* What asyncio's close() does, in its order: the ready queue and the timers go first,
+ * then the executor (_close_base), then the selector.  Each step can run Python code
+ * that calls this loop; `closed` is set before all of them, so none adds anything.  The
+ * scheduler is cleared again after Python code ran: a finaliser may have pushed from C
+ * just before. */
 static PyObject *
 Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -453,6 +491,7 @@ Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* ---- settings and questions ---- */
 
+/* True in every thread while any thread runs it. */
 static PyObject *
 Loop_is_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -471,6 +510,8 @@ Loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(AS_LOOP(op)->sched.debug);
 }
 
+/* While the loop runs its thread has hooks that depend on the mode: LoopBase changes
+ * them, in that thread, by call_soon_threadsafe(). */
 static PyObject *
 Loop_set_debug(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -516,6 +557,7 @@ Loop_check_thread(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* None, not 0, when it does not run: as asyncio's attribute, which others look at. */
 static PyObject *
 get_thread_id(PyObject *op, void *closure)
 {
@@ -532,6 +574,7 @@ get_backend(PyObject *op, void *closure)
     return PyUnicode_FromString(ops == NULL ? "" : ops->name);
 }
 
+/* For tests that count turns, and for the benchmarks. */
 static PyObject *
 get_turns(PyObject *op, void *closure)
 {
@@ -614,6 +657,8 @@ int
 hl_loop_add_methods(hl_state *st, PyMethodDef *methods)
 {
     for (; methods->ml_name != NULL; methods++) {
+        /* A descriptor whose type is EventLoop itself: the interpreter's specialised
+         * calls, and overridden(), look for exactly that. */
         PyObject *descr = PyDescr_NewMethod(st->t_EventLoop, methods);
         if (descr == NULL) {
             return -1;
@@ -628,7 +673,8 @@ hl_loop_add_methods(hl_state *st, PyMethodDef *methods)
     return 0;
 }
 
-/* Python computed the set of abstract methods of LoopBase; ours are not among them. */
+/* Python computed the set of abstract methods of LoopBase; ours are not among them.
+ * Layers above add theirs by the same function from their own exec. */
 int
 hl_loop_exec(PyObject *mod, hl_state *st)
 {

@@ -64,6 +64,9 @@ take_wakeup(LoopObject *self, hl_fired *fired, int n)
     return kept;
 }
 
+/* Everything that another thread may want of us while we sleep goes through the wakeup
+ * descriptor: it pushes under the GIL, sees `sleeping`, and writes.  What was pushed
+ * before that flag was set is in the ring, which the caller has looked at. */
 static int
 wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
 {
@@ -247,6 +250,8 @@ flush(LoopObject *self, int rc)
     return -1;
 }
 
+/* Entries that are pushed meanwhile wait for the next turn: only those that were there
+ * are counted. in_callback tells writes that a flush is sure to come. */
 static int
 run_ready(LoopObject *self)
 {
@@ -276,6 +281,8 @@ look_at_type(LoopObject *self)
     }
 }
 
+/* One iteration of asyncio's _run_once(): the order of its parts is asyncio's, so that
+ * what becomes ready in this poll runs behind what was queued before it. */
 static int
 turn(LoopObject *self)
 {
@@ -287,6 +294,9 @@ turn(LoopObject *self)
     return run_ready(self);
 }
 
+/* stop() ends the turn in which it is called, not the callback: what was ready still
+ * runs, as with asyncio.  Where the thread keeps the current task is bound for the run,
+ * and given back to a run around this one, if there is one. */
 int
 hl_run(LoopObject *self)
 {

@@ -15,6 +15,7 @@ call(PyObject *func, PyObject *a, PyObject *b)
 /* ---- who awaits a future: more than one, or another one than expected ---- */
 
 #if HL_KNOWS_WAITERS
+/* From the second waiter on asyncio keeps a set.  A new reference, or NULL. */
 static PyObject *
 set_of_two(PyObject *a, PyObject *b)
 {
@@ -25,6 +26,8 @@ set_of_two(PyObject *a, PyObject *b)
     return set;
 }
 
+/* As _asyncio: one waiter stands bare in the field, more of them in a set.  Hashing a
+ * task runs no foreign code, unless a subclass brings a __hash__ of its own. */
 int
 hl_awaited_by_add_slow(hl_base_future *f, PyObject *waiter)
 {
@@ -40,6 +43,8 @@ hl_awaited_by_add_slow(hl_base_future *f, PyObject *waiter)
     return 0;
 }
 
+/* The field holds another waiter than this one: then there is nothing to take away.  A
+ * set stays a set, however small it gets. */
 int
 hl_awaited_by_discard_slow(hl_base_future *f, PyObject *waiter)
 {
@@ -88,6 +93,9 @@ find_debug_offsets(void)
     return found;
 }
 
+/* The thread's offsets cannot be compared with a structure of ours, since only _asyncio
+ * knows it: they must at least lie within it, and record_agrees() looks at what is
+ * there. */
 static bool
 offsets_agree(const debug_offsets *d)
 {
@@ -210,6 +218,8 @@ waiters_agree(hl_base_future *waiting, PyObject *waiter)
 
 /* ---- Future and Task ---- */
 
+/* A field that was added, or taken away, shows here first; fields_agree() then finds
+ * those that have changed places. */
 static bool
 sizes_agree(hl_state *st)
 {
@@ -244,6 +254,8 @@ fields_agree(PyObject *probe)
 
 /* ---- handles ---- */
 
+/* asyncio.Handle is a Python class with __slots__: their descriptors tell the offsets.
+ * 1, 0, or -1. */
 static int
 handle_slot_agrees(PyObject *type, const char *name, Py_ssize_t offset)
 {
@@ -281,6 +293,7 @@ check_handles(hl_state *st)
         if (ok < 0) {
             return -1;
         }
+        /* There is nothing to fall back to: a loop without handles is none. */
         if (!ok) {
             PyErr_Format(PyExc_ImportError,
                          "hotloop does not know this interpreter's asyncio.Handle "

@@ -1,6 +1,8 @@
 /* Exceptions from -errno, and reports to the loop's exception handler. */
 #include "py/err.h"
 
+/* OSError's constructor picks the subclass by errno (BlockingIOError and the rest), as
+ * it does for asyncio's own system calls. */
 PyObject *
 hl_raise(int rc)
 {
@@ -12,6 +14,7 @@ hl_raise(int rc)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
+/* For functions that answer by a number. */
 int
 hl_raise_int(int rc)
 {
@@ -19,12 +22,16 @@ hl_raise_int(int rc)
     return -1;
 }
 
+/* One more entry of a context, if there is one: a NULL value is left out, as asyncio
+ * leaves out what it does not know. */
 static int
 put(PyObject *dict, PyObject *key, PyObject *value)
 {
     return key == NULL || value == NULL ? 0 : PyDict_SetItem(dict, key, value);
 }
 
+/* The dictionary that call_exception_handler() gets: asyncio's two keys for every
+ * report, `message` and `exception`.  A new reference, or NULL with an exception. */
 static PyObject *
 make_context(hl_state *st, const char *message, PyObject *exc)
 {
@@ -41,6 +48,9 @@ make_context(hl_state *st, const char *message, PyObject *exc)
     return context;
 }
 
+/* The exception is taken off the thread state before anything is called, so that the
+ * handler starts clean; from then on only the context refers to it.  The loop is the
+ * caller's to keep alive: the handler may close it. */
 int
 hl_report(hl_state *st, PyObject *loop, const char *message, PyObject *key1,
           PyObject *value1, PyObject *key2, PyObject *value2)
@@ -58,6 +68,8 @@ hl_report(hl_state *st, PyObject *loop, const char *message, PyObject *key1,
         r = PyObject_CallMethodOneArg(loop, st->s_call_exception_handler, context);
     }
     Py_XDECREF(context);
+    /* call_exception_handler() itself deals with a handler that raises; what gets here
+     * is SystemExit, KeyboardInterrupt, or the doing of an override. */
     if (r == NULL) {
         if (hl_err_propagates()) {
             return -1;

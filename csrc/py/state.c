@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+/* A new reference, or NULL with ImportError or AttributeError.  Imports run Python
+ * code: at import time only. */
 static PyObject *
 import_attr(const char *module, const char *attr)
 {
@@ -17,6 +19,7 @@ import_attr(const char *module, const char *attr)
     return value;
 }
 
+/* Interned, so that a look-up by one of them mostly compares pointers. */
 static int
 make_names(hl_state *st)
 {
@@ -29,6 +32,9 @@ make_names(hl_state *st)
     return 0;
 }
 
+/* What asyncio exports is looked up once.  Whoever replaces one of these functions in
+ * asyncio's modules afterwards does not change what we call; what programs do patch in
+ * practice, such as methods of the loop, is called by its name. */
 static int
 make_imports(hl_state *st)
 {
@@ -79,6 +85,9 @@ find_eager(hl_state *st)
     return st->eager_factory == NULL || flag == NULL ? -1 : 0;
 }
 
+/* The module's memory comes zeroed, and may be traversed at any time from now on: every
+ * field is NULL or right at each moment.  A failure leaves what has been made to
+ * hl_state_clear(). */
 int
 hl_state_init(PyObject *mod, hl_state *st)
 {
@@ -94,6 +103,7 @@ hl_state_init(PyObject *mod, hl_state *st)
     if (st->kw_context == NULL || st->coro_types == NULL) {
         return -1;
     }
+    /* Last, since the proof makes objects by way of the imports above. */
     int native = hl_compat_check(st);
     if (native < 0) {
         return -1;
@@ -102,6 +112,8 @@ hl_state_init(PyObject *mod, hl_state *st)
     return 0;
 }
 
+/* Names are strings and need no visit.  The tasks in `tasks` are not owned: visiting
+ * them would make the collector think that the list keeps them alive. */
 int
 hl_state_traverse(hl_state *st, visitproc visit, void *arg)
 {
@@ -118,6 +130,8 @@ hl_state_traverse(hl_state *st, visitproc visit, void *arg)
     return 0;
 }
 
+/* Objects on a free list have been torn down to their memory: no reference and no type
+ * is left in them that would have to be dropped. */
 static void
 freelist_clear(hl_freelist *list)
 {
@@ -126,6 +140,10 @@ freelist_clear(hl_freelist *list)
     }
 }
 
+/* Runs when the module dies, which all our objects keep alive, or when the collector
+ * takes the module and them together.  In the second case objects of ours may still be
+ * torn down afterwards: dealloc compares its type with st->t_..., which is NULL by
+ * then, and so frees the memory instead of putting it on a list nobody empties. */
 int
 hl_state_clear(hl_state *st)
 {
