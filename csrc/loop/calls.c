@@ -19,6 +19,7 @@ hl_loop_check_closed(LoopObject *self)
     return 0;
 }
 
+/* asyncio makes this check in debug mode only. */
 int
 hl_loop_check_thread(LoopObject *self)
 {
@@ -58,6 +59,8 @@ hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn)
     return hl_sched_push(&self->sched, HL_KIND_CONT, obj, (void *)fn);
 }
 
+/* Under the GIL, as is the flag: of many callers only the first writes, and a caller
+ * that finds the loop awake knows that it looks at the ring before it sleeps. */
 void
 hl_loop_wakeup(LoopObject *self)
 {

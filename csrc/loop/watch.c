@@ -23,6 +23,8 @@ release_entry(hl_entry e)
     return rc;
 }
 
+/* The backend's limit is a ValueError, as select.select() raises it; anything else is
+ * the OSError of the system call. */
 static HL_COLD int
 raise_watch_error(LoopObject *self, int fd, int rc)
 {
@@ -49,6 +51,8 @@ drop_stale(LoopObject *self, int fd, uint32_t side)
     }
 }
 
+/* What stood on that side is released last, when the table is consistent again:
+ * cancelling a handle can run Python code that watches the same descriptor. */
 static int
 set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void *arg)
 {
@@ -60,6 +64,8 @@ set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void 
     if (rc < 0) {
         return raise_watch_error(self, fd, rc);
     }
+    /* The table's reference.  From here on nothing is undone: a failure below is that
+     * of releasing the old entry, and the new one stays. */
     Py_INCREF(obj);
     if (HL_UNLIKELY(rc > 0)) {
         drop_stale(self, fd, side == HL_READ ? HL_WRITE : HL_READ);
@@ -136,6 +142,8 @@ find_fileobj(LoopObject *self, PyObject *fileobj)
     return -1;
 }
 
+/* asyncio hands the number to the selector, which takes any int: negative ones are told
+ * apart by the caller, larger ones than any descriptor are an OverflowError. */
 static int
 int_to_fd(PyObject *num, int *fd)
 {
@@ -177,6 +185,7 @@ number_of(PyObject *fileobj, int *fd)
     return rc;
 }
 
+/* asyncio's two texts: for a number, and for an object that has none any more. */
 static HL_COLD int
 raise_invalid_fd(PyObject *fileobj)
 {
@@ -190,6 +199,7 @@ raise_invalid_fd(PyObject *fileobj)
     return -1;
 }
 
+/* Runs fileno(), so any code: callers look at the loop and the transport afterwards. */
 int
 hl_fd_of(PyObject *fileobj)
 {
@@ -202,6 +212,8 @@ hl_fd_of(PyObject *fileobj)
 
 /* ---- for transports ---- */
 
+/* No file object is remembered: a transport owns its descriptor, and unwatches before
+ * it closes it. */
 int
 hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_cont_fn fn)
 {
@@ -220,6 +232,9 @@ take_side(LoopObject *self, int fd, uint32_t side, hl_entry *old)
     return true;
 }
 
+/* Called with and without an exception set, from closing, errors and finalisers: it
+ * keeps that, and reports its own. obj NULL: whoever watches.  The caller holds its own
+ * reference to obj: the table's may be the last one otherwise. */
 void
 hl_loop_unwatch(LoopObject *self, int fd, uint32_t side, PyObject *obj)
 {
@@ -252,6 +267,8 @@ drop_handles(LoopObject *self, int fd)
     }
 }
 
+/* From here on add_reader() and its relatives refuse the number.  Dropping the handles
+ * of an earlier use can run Python code, after the mark is set. */
 int
 hl_loop_own_fd(LoopObject *self, int fd, const void *owner)
 {
@@ -265,6 +282,8 @@ hl_loop_own_fd(LoopObject *self, int fd, const void *owner)
     return 0;
 }
 
+/* Does nothing when the number has another owner by now: then it was closed behind the
+ * transport's back and has been adopted anew. */
 void
 hl_loop_disown_fd(LoopObject *self, int fd, const void *owner)
 {
@@ -305,6 +324,8 @@ drop_if_stale(LoopObject *self, int fd, PyObject *fileobj)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+/* asyncio names the transport.  It is known by what it watches; one that is paused and
+ * has nothing to write watches nothing, and stays unnamed. */
 static int
 check_free(LoopObject *self, int fd, PyObject *fileobj)
 {
@@ -325,6 +346,7 @@ check_free(LoopObject *self, int fd, PyObject *fileobj)
     return -1;
 }
 
+/* For transports that are being made: two owners would close the number twice. */
 int
 hl_loop_check_fd_free(LoopObject *self, int fd)
 {
@@ -342,6 +364,8 @@ hl_loop_check_fd_free(LoopObject *self, int fd)
 
 /* ---- for run.c and loop.c ---- */
 
+/* The ring takes references of its own: whatever runs later in this turn may unwatch,
+ * and the entry then still has its object. */
 int
 hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
 {
@@ -391,6 +415,7 @@ hl_watch_clear(LoopObject *self)
     Py_CLEAR(self->fileobjs);
 }
 
+/* Slots of both kinds of owners; a capsule of signals.c holds no reference to us. */
 int
 hl_watch_traverse(LoopObject *self, visitproc visit, void *arg)
 {
@@ -473,6 +498,8 @@ add(LoopObject *self, const char *method, uint32_t side, bool checked,
     return handle;
 }
 
+/* asyncio's order: the number, the transport that may own it, then the closed loop, for
+ * which there is nothing to remove. */
 static PyObject *
 drop(LoopObject *self, const char *method, uint32_t side, bool checked,
      PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -500,6 +527,8 @@ drop(LoopObject *self, const char *method, uint32_t side, bool checked,
     if (self->closed) {
         Py_RETURN_FALSE;
     }
+    /* A socket that was closed before it was unwatched: asyncio's selector searches its
+     * map for the object too. */
     if (fd < 0 && (fd = find_fileobj(self, fileobj)) < 0) {
         raise_invalid_fd(fileobj);
         return NULL;
@@ -528,6 +557,8 @@ drop(LoopObject *self, const char *method, uint32_t side, bool checked,
         return drop((LoopObject *)op, #method, side, checked, args, nargs, kwnames);   \
     }
 
+/* add_reader() returns None; the handle is for those who call _add_reader().  Steals
+ * it. */
 static PyObject *
 none_for(PyObject *handle)
 {
@@ -547,6 +578,7 @@ HL_DROP(remove_writer, HL_WRITE, true)
 HL_DROP(_remove_reader, HL_READ, false)
 HL_DROP(_remove_writer, HL_WRITE, false)
 
+/* By asyncio's name, which the sock_ methods call before they watch a descriptor. */
 static PyObject *
 Loop_ensure_fd_no_transport(PyObject *op, PyObject *fileobj)
 {

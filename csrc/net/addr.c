@@ -4,6 +4,8 @@
 #include <arpa/inet.h>
 #include <string.h>
 
+/* Only what can be turned into Python's form without asking anybody is kept like this.
+ */
 bool
 hl_inaddr_set(hl_inaddr *out, const struct sockaddr *addr, socklen_t len)
 {
@@ -30,6 +32,9 @@ unix_to_py(const struct sockaddr_un *un, socklen_t len)
                                             (Py_ssize_t)strnlen(un->sun_path, n));
 }
 
+/* As the socket module shows addresses; the text of an IPv6 address has no scope in it,
+ * which is the fourth number.  NULL without an exception: a family that it knows more
+ * about. */
 PyObject *
 hl_addr_to_py(const struct sockaddr *addr, socklen_t len)
 {

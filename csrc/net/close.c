@@ -27,6 +27,8 @@ begin_closing(StreamTransport *t)
     }
 }
 
+/* Counts in conn_lost, which keeps a second end from being scheduled.  Its method runs
+ * in a later turn, by its name: the caller is free to go on with its own work. */
 static int
 schedule_lost(StreamTransport *t, PyObject *exc)
 {
@@ -34,6 +36,8 @@ schedule_lost(StreamTransport *t, PyObject *exc)
     return hl_transport_soon(HL_TRANSPORT(t), t->st->s__call_connection_lost, exc);
 }
 
+/* abort(), and the end after an error.  Idempotent: from the first end on there is
+ * nothing left to be forced. */
 int
 hl_stream_force_close(StreamTransport *t, PyObject *exc)
 {
@@ -46,6 +50,8 @@ hl_stream_force_close(StreamTransport *t, PyObject *exc)
     return schedule_lost(t, exc != NULL ? exc : Py_None);
 }
 
+/* What is written leaves first, held writes included: hl_stream_settle() sends them,
+ * can fail, and can run pause_writing(). */
 int
 hl_stream_close(StreamTransport *t)
 {
@@ -71,6 +77,7 @@ force_close(hl_transport *t, PyObject *exc)
     return hl_stream_force_close((StreamTransport *)t, exc);
 }
 
+/* An OSError is the peer's doing: asyncio logs it in debug mode only. */
 int
 hl_stream_fatal(StreamTransport *t, const char *message)
 {
@@ -78,6 +85,9 @@ hl_stream_fatal(StreamTransport *t, const char *message)
                               PyErr_ExceptionMatches(PyExc_OSError), force_close);
 }
 
+/* The one place that closes the descriptor.  The flags say so before it happens:
+ * closing a socket object runs Python code when it is a subclass, and that must find
+ * the transport closed. */
 void
 hl_stream_release(StreamTransport *t)
 {
@@ -101,6 +111,7 @@ hl_stream_release(StreamTransport *t)
     else {
         PyObject *sock = t->sock;
         t->sock = NULL;
+        /* It pointed into the socket object, which may be freed here. */
         t->live_fd = &t->fd;
         PyObject *res = PyObject_CallMethod(sock, "close", NULL);
         if (res == NULL) {
@@ -112,6 +123,7 @@ hl_stream_release(StreamTransport *t)
     PyErr_SetRaisedException(saved);
 }
 
+/* The server's count goes down once; wait_closed() waits for it.  Runs Python code. */
 int
 hl_stream_detach(StreamTransport *t)
 {
@@ -153,6 +165,9 @@ tell_others(StreamTransport *t)
     return fail_waiter(t, t->lent);
 }
 
+/* connection_lost() is the last call that the protocol gets, and all references that
+ * could form a cycle with it are dropped here: transport, protocol and loop go without
+ * the collector. */
 int
 hl_stream_lost(StreamTransport *t, PyObject *exc)
 {
@@ -162,6 +177,7 @@ hl_stream_lost(StreamTransport *t, PyObject *exc)
     PyObject *res = hl_transport_upcall(HL_TRANSPORT(t), t->st->s_connection_lost, exc);
     PyObject *raised = res == NULL ? PyErr_GetRaisedException() : NULL;
     Py_XDECREF(res);
+    /* Even when connection_lost() raised: asyncio closes the socket in a `finally`. */
     hl_stream_release(t);
     hl_wqueue_clear(&t->out);
     Py_CLEAR(t->read_ctx);

@@ -6,7 +6,9 @@
 
 /* ---- creation ---- */
 
-/* Second of the callbacks that a new transport schedules: connection_made() has run. */
+/* Second of the callbacks that a new transport schedules: connection_made() has run.
+ * It may have closed or paused the endpoint, and then nothing is read; the waiter is
+ * told even so. */
 static int
 start(PyObject *self)
 {
@@ -20,14 +22,16 @@ start(PyObject *self)
     return hl_transport_started(HL_TRANSPORT(t), waiter, rc);
 }
 
+/* For loops that are not plain: the same by its Python name. */
 static PyObject *
 dgram_start(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return start(self) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* extra[name] = sock.<method>(), None where that is an OSError; *known: it is not.  0
- * or -1. */
+/* extra[name] = sock.<method>(), None where that is an OSError; *known: it is not. 0 or
+ * -1.  A socket that is not connected has no peer: for asyncio that is no error, but
+ * None. */
 static int
 set_name(DatagramTransport *t, PyObject *sock, PyObject *name, PyObject *method,
          bool *known)
@@ -46,7 +50,9 @@ set_name(DatagramTransport *t, PyObject *sock, PyObject *name, PyObject *method,
     return rc;
 }
 
-/* Fills in socket, sockname and peername: 0 or -1. */
+/* Fills in socket, sockname and peername: 0 or -1.  An entry `peername` that the caller
+ * gave is left alone, as asyncio leaves it: it is remote_addr, which then need not be
+ * asked for. */
 static int
 set_extra(DatagramTransport *t, PyObject *sock)
 {
@@ -71,7 +77,9 @@ set_extra(DatagramTransport *t, PyObject *sock)
     return named < 0 ? -1 : 0;
 }
 
-/* What an object owns that has not got the socket yet. */
+/* What an object owns that has not got the socket yet.  A socket object that may be
+ * overridden is used by its methods alone: no live_fd.  On failure the object is
+ * dropped half filled, and closes nothing. */
 static int
 init(DatagramTransport *t, LoopObject *loop, PyObject *sock, PyObject *extra)
 {
@@ -81,6 +89,7 @@ init(DatagramTransport *t, LoopObject *loop, PyObject *sock, PyObject *extra)
     t->loop = (LoopObject *)Py_NewRef(loop);
     t->high = 64 * 1024;
     t->low = 16 * 1024;
+    /* Runs fileno(), if the socket is of a class of the user's. */
     t->fd = hl_fd_of(sock);
     t->extra = extra != Py_None ? Py_NewRef(extra) : PyDict_New();
     t->read_ctx = PyContext_CopyCurrent();
@@ -96,8 +105,8 @@ init(DatagramTransport *t, LoopObject *loop, PyObject *sock, PyObject *extra)
 }
 
 /* Gives the socket to a transport whose fields are set: 0, or -1 and it is the
- * caller's.
- */
+ * caller's.  From hl_loop_own_fd() on the descriptor has an owner; what fails after it
+ * is undone here, and the finaliser finds no socket to close. */
 static int
 adopt(DatagramTransport *t, PyObject *sock)
 {
@@ -121,6 +130,7 @@ adopt(DatagramTransport *t, PyObject *sock)
     return rc;
 }
 
+/* On failure the socket is the caller's, open and without an owner. */
 PyObject *
 hl_loop_datagram(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -171,6 +181,7 @@ begin_closing(DatagramTransport *t)
     }
 }
 
+/* Nothing is sent any more from here on; the queue is the caller's to drop. */
 static int
 schedule_lost(DatagramTransport *t, PyObject *exc)
 {
@@ -179,6 +190,8 @@ schedule_lost(DatagramTransport *t, PyObject *exc)
     return hl_transport_soon(HL_TRANSPORT(t), t->st->s__call_connection_lost, exc);
 }
 
+/* asyncio's _force_close(): idempotent by conn_lost.  The queue goes last, since an
+ * address is anybody's object, whose finaliser may call us. */
 static int
 force_close(hl_transport *base, PyObject *exc)
 {
@@ -192,6 +205,7 @@ force_close(hl_transport *base, PyObject *exc)
     return rc;
 }
 
+/* For errors of the socket that are not the protocol's to know; see on_error(). */
 int
 hl_dgram_fatal(DatagramTransport *t, const char *message)
 {
@@ -223,6 +237,8 @@ release(DatagramTransport *t)
     PyErr_SetRaisedException(saved);
 }
 
+/* The last call that the protocol gets.  The socket is closed even when it raised, as
+ * in asyncio, and all references that could form a cycle are dropped. */
 int
 hl_dgram_lost(DatagramTransport *t, PyObject *exc)
 {
@@ -263,6 +279,7 @@ dgram_close(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+/* By asyncio's name. */
 static PyObject *
 dgram_force_close(PyObject *self, PyObject *exc)
 {
@@ -275,12 +292,14 @@ dgram_abort(PyObject *self, PyObject *Py_UNUSED(unused))
     return dgram_force_close(self, Py_None);
 }
 
+/* Scheduled by name; a second time it does nothing. */
 static PyObject *
 dgram_call_connection_lost(PyObject *self, PyObject *exc)
 {
     return hl_dgram_lost(SELF(self), exc) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* hl_dgram_start_reading() as a continuation. */
 static int
 start_reading(PyObject *self)
 {
@@ -293,6 +312,7 @@ dgram_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
     return hl_transport_resume_reading(HL_TRANSPORT(self), start_reading);
 }
 
+/* asyncio looks at the new marks at once, and so may pause_writing() be called here. */
 static PyObject *
 dgram_set_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -327,6 +347,8 @@ dgram_repr(PyObject *self)
 
 /* ---- the end ---- */
 
+/* asyncio's __del__.  The warning may run code that closes the transport: release()
+ * looks anew.  Keeps a set exception. */
 static void
 dgram_finalize(PyObject *self)
 {
@@ -351,6 +373,7 @@ dgram_finalize(PyObject *self)
     X(read_ctx)                                                                        \
     X(write_ctx)
 
+/* What waits is not only bytes: the addresses can be any objects. */
 static int
 dgram_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -368,6 +391,8 @@ dgram_traverse(PyObject *self, visitproc visit, void *arg)
     return PyObject_VisitManagedDict(self, visit, arg);
 }
 
+/* The flags first: foreign code that runs between these lines finds every method idle.
+ */
 static int
 dgram_clear(PyObject *self)
 {
@@ -383,6 +408,8 @@ dgram_clear(PyObject *self)
     return 0;
 }
 
+/* The finaliser is called before anything is taken apart; it may bring the object back.
+ */
 static void
 dgram_dealloc(PyObject *self)
 {

@@ -61,6 +61,7 @@ address_of(DatagramTransport *t, const hl_sockaddr *from, socklen_t len)
 static int
 receive_by_name(DatagramTransport *t, PyObject **data, PyObject **addr)
 {
+    /* The method may close the transport, which drops its reference. */
     PyObject *sock = Py_NewRef(t->sock);
     PyObject *pair = PyObject_CallMethod(sock, "recvfrom", "i", HL_READ_MAX);
     Py_DECREF(sock);
@@ -194,6 +195,8 @@ read_burst(PyObject *self)
     return 0;
 }
 
+/* What the protocol raises is reported as asyncio's handle would, under the name of the
+ * method that the handle would have called. */
 static int
 on_readable(PyObject *self)
 {
@@ -207,6 +210,7 @@ on_readable(PyObject *self)
                                                   "DatagramTransport._read_ready()");
 }
 
+/* Idempotent, and silent about a transport that is paused or closing. */
 int
 hl_dgram_start_reading(DatagramTransport *t)
 {
@@ -352,6 +356,8 @@ transmit(DatagramTransport *t, PyObject *data, PyObject *addr)
     return n >= 0 ? 1 : hl_would_block(err) ? 0 : hl_raise_int(-err);
 }
 
+/* From 3.13 on asyncio counts a header for each datagram, so that empty ones fill the
+ * buffer too. */
 static size_t
 counted(PyObject *data)
 {
@@ -411,7 +417,9 @@ put_back(DatagramTransport *t, hl_entry e)
 }
 
 /* Sends what waits, until there is no more room: 0, -1 with an exception, or 1 when a
- * datagram was refused: the others have to wait for the next turn, as in asyncio. */
+ * datagram was refused: the others have to wait for the next turn, as in asyncio.  A
+ * datagram is taken out before it is sent, since sending by name is foreign code that
+ * may drop the queue. */
 static int
 send_queue(DatagramTransport *t)
 {
@@ -432,6 +440,8 @@ send_queue(DatagramTransport *t)
     return 0;
 }
 
+/* resume_writing() comes when little is left, not only when nothing is; it may send
+ * more, abort, or close.  Only an empty queue ends the watch. */
 static int
 write_more(PyObject *self)
 {
@@ -454,6 +464,8 @@ write_more(PyObject *self)
     return hl_dgram_lost(t, Py_None);
 }
 
+/* The loop is held apart: connection_lost(), at the end of a close(), clears the
+ * transport's own reference, and what it raises has still to be reported. */
 static int
 on_writable(PyObject *self)
 {
@@ -476,7 +488,8 @@ on_writable(PyObject *self)
     return rc;
 }
 
-/* There is no room: waits for it. */
+/* There is no room: waits for it.  The context of this call is that of the upcalls
+ * which follow from it, as for asyncio's add_writer(). */
 static int
 begin_waiting(DatagramTransport *t)
 {
@@ -492,7 +505,9 @@ begin_waiting(DatagramTransport *t)
     return 0;
 }
 
-/* Takes a datagram from the protocol: 0 or -1. */
+/* Takes a datagram from the protocol: 0 or -1.  Sent at once if nothing waits, so that
+ * the order is kept.  Each step can run foreign code (an address, a socket's method,
+ * error_received()), hence the looks at conn_lost. */
 static int
 take(DatagramTransport *t, PyObject *data, PyObject *addr)
 {
@@ -538,6 +553,9 @@ check_address(DatagramTransport *t, PyObject *addr)
     return same > 0 ? t->address : NULL;
 }
 
+/* asyncio's checks in its order, then: a closed endpoint with a remote address counts
+ * the writes that come too late, any other hands them to the socket, whose error the
+ * protocol gets. */
 static PyObject *
 send_checked(DatagramTransport *t, PyObject *data, PyObject *addr)
 {
@@ -567,6 +585,7 @@ send_checked(DatagramTransport *t, PyObject *data, PyObject *addr)
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* sendto(data, addr=None).  Parsed by hand, since it runs once a datagram. */
 PyObject *
 hl_dgram_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)

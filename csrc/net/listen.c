@@ -25,6 +25,8 @@ typedef struct {
 
 static int on_ready(PyObject *self);
 
+/* Idempotent.  The loop's reference keeps the listener alive while it watches, whether
+ * or not the server still does. */
 static int
 watch(Listener *l)
 {
@@ -38,6 +40,7 @@ watch(Listener *l)
     return 0;
 }
 
+/* May drop the loop's reference, perhaps the last but the caller's. */
 static void
 unwatch(Listener *l)
 {
@@ -49,6 +52,8 @@ unwatch(Listener *l)
 
 /* ---- one connection ---- */
 
+/* A socket object for an accepted descriptor, which it owns if this returns one.  What
+ * kind of socket it is the listener knows: the kernel is not asked. */
 static PyObject *
 wrap_socket(Listener *l, int fd)
 {
@@ -64,7 +69,8 @@ wrap_socket(Listener *l, int fd)
 }
 
 /* on_accept(sock, peername): from here on the socket object owns the descriptor, so *fd
- * becomes -1. */
+ * becomes -1.  For listeners whose connections are set up in Python: the hook owns the
+ * socket, whatever it raises. */
 static int
 hand_over(Listener *l, int *fd, const hl_sockaddr *a, socklen_t len)
 {
@@ -74,9 +80,12 @@ hand_over(Listener *l, int *fd, const hl_sockaddr *a, socklen_t len)
     }
     *fd = -1;
     PyObject *peer = hl_addr_to_py(&a->any, len);
+    /* A family that addr.c does not know: asyncio's accept() would show whatever the
+     * socket module makes of it. */
     if (peer == NULL && !PyErr_Occurred()) {
         peer = Py_NewRef(Py_None);
     }
+    /* The hook may close the listener, which clears its fields. */
     PyObject *hook = Py_NewRef(l->on_accept);
     PyObject *res =
         peer == NULL ? NULL : PyObject_CallFunctionObjArgs(hook, sock, peer, NULL);
@@ -87,7 +96,8 @@ hand_over(Listener *l, int *fd, const hl_sockaddr *a, socklen_t len)
     return res == NULL ? -1 : 0;
 }
 
-/* logger.debug("%r got a new connection from %r: %r", server, address, socket) */
+/* logger.debug("%r got a new connection from %r: %r", server, address, socket) In debug
+ * mode only: the text wants a socket object, which is made for it. */
 static int
 log_connection(Listener *l, StreamTransport *t)
 {
@@ -109,6 +119,8 @@ log_connection(Listener *l, StreamTransport *t)
 static int
 set_up(Listener *l, int *fd, const hl_sockaddr *a, socklen_t len, PyObject **protocol)
 {
+    /* Own references to all three: the factory is foreign code, and may close the
+     * server. */
     PyObject *factory = Py_NewRef(l->factory);
     LoopObject *loop = (LoopObject *)Py_NewRef(l->loop);
     PyObject *server = Py_XNewRef(l->server);
@@ -151,6 +163,9 @@ connection(Listener *l, int fd, const hl_sockaddr *a, socklen_t len)
 {
     PyObject *protocol = NULL;
     PyObject *loop = Py_NewRef(l->loop);
+    /* asyncio makes a task for each connection, which runs in a copy of the listener's
+     * context; here is the copy without the task, so that no connection sees what
+     * another has set. */
     PyObject *ctx = PyContext_Copy(l->ctx);
     int rc = -1;
     if (ctx != NULL && PyContext_Enter(ctx) == 0) {
@@ -192,7 +207,9 @@ drop_retry(Listener *l)
 }
 
 /* Out of descriptors or memory: the kernel would report the socket as ready for ever,
- * so it is left alone for a while.  The exception is set. */
+ * so it is left alone for a while.  The exception is set. asyncio's ACCEPT_RETRY_DELAY
+ * is read anew each time: test suites set it.  The timer is made by the name
+ * call_later(), which may be overridden and do anything. */
 static int
 back_off(Listener *l)
 {
@@ -233,6 +250,8 @@ back_off(Listener *l)
     return rc;
 }
 
+/* 0, or -1 for what must propagate.  The first three say that there is nothing to
+ * accept after all: the next readiness brings what there is. */
 static int
 accept_failed(Listener *l, int err)
 {
@@ -261,6 +280,8 @@ accept_failed(Listener *l, int err)
     return rc;
 }
 
+/* As many as asyncio accepts in one go.  Each connection runs the factory, which may
+ * close the server: `watching` is the sign of that, looked at before each call. */
 static int
 on_ready(PyObject *self)
 {
@@ -281,6 +302,7 @@ on_ready(PyObject *self)
 
 /* ---- the type ---- */
 
+/* The timer of back_off().  The loop may be gone by then; watch() sees to that. */
 static PyObject *
 listener_resume(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -288,6 +310,7 @@ listener_resume(PyObject *self, PyObject *Py_UNUSED(unused))
     return watch(SELF(self)) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* The socket is the server's, and stays open.  Idempotent. */
 static PyObject *
 listener_close(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -306,6 +329,7 @@ listener_close(PyObject *self, PyObject *Py_UNUSED(unused))
     X(ctx)                                                                             \
     X(retry)
 
+/* The socket is visited too: it is held, though not closed, by us. */
 static int
 listener_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -318,6 +342,8 @@ listener_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
+/* Without a loop nothing watches; the socket that live_fd may point into goes as well.
+ */
 static int
 listener_clear(PyObject *self)
 {
@@ -365,6 +391,9 @@ static PyType_Spec listener_spec = {
     .slots = listener_slots,
 };
 
+/* loop._listen(sock, protocol_factory, server, backlog, on_accept=None): a Listener
+ * that accepts from now on.  The caller keeps owning the socket, and closes it after
+ * the listener. */
 PyObject *
 hl_loop_listen(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -393,6 +422,8 @@ hl_loop_listen(PyObject *self, PyObject *args, PyObject *kwargs)
     l->loop = (LoopObject *)Py_NewRef(self);
     l->sock = Py_NewRef(sock);
     l->fd = fd;
+    /* Of a socket that is closed behind our back the object reads -1, and accept4()
+     * then fails with EBADF instead of taking a stranger's connections. */
     l->live_fd = live != NULL ? live : &l->fd;
     l->family = family;
     l->type = type;

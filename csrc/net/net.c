@@ -7,7 +7,8 @@
 #include "net/tls.h"
 
 /* loop._make_stream_transport(sock, protocol, waiter=None, extra=None, server=None,
- * context=None): on failure the socket is still the caller's. */
+ * context=None): on failure the socket is still the caller's.  Everything is checked
+ * before hl_stream_new(), which adopts the descriptor. */
 static PyObject *
 make_stream_transport(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -71,6 +72,8 @@ static PyMethodDef net_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Called from module.c after the loop's type is there, which gets this layer's methods.
+ */
 int
 hl_net_exec(PyObject *mod, hl_state *st)
 {

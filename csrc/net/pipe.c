@@ -8,6 +8,8 @@
 
 /* ---- the end ---- */
 
+/* asyncio's _close(): the end is scheduled once, `lost` says so.  Queued bytes are
+ * dropped. */
 int
 hl_pipe_close(PipeTransport *t, PyObject *exc)
 {
@@ -25,6 +27,7 @@ hl_pipe_close(PipeTransport *t, PyObject *exc)
     return 0;
 }
 
+/* hl_pipe_close() for hl_transport_fatal(). */
 static int
 force_close(hl_transport *t, PyObject *exc)
 {
@@ -40,7 +43,8 @@ hl_pipe_fatal(PipeTransport *t, const char *message, int err)
     return hl_transport_fatal(HL_TRANSPORT(t), message, expected, force_close);
 }
 
-/* Closes the file object: 0 or -1. */
+/* Closes the file object: 0 or -1.  The field is emptied first: close() of a file
+ * object is foreign code, and may come here. */
 static int
 close_pipe(PipeTransport *t)
 {
@@ -52,6 +56,8 @@ close_pipe(PipeTransport *t)
     return res == NULL ? -1 : 0;
 }
 
+/* The last call that the protocol gets; then the pipe is closed, whatever it raised.  A
+ * `_pipe` that was set to None meanwhile is somebody else's to close. */
 int
 hl_pipe_lost(PipeTransport *t, PyObject *exc)
 {
@@ -116,6 +122,8 @@ check_kind(PipeTransport *t)
     return 0;
 }
 
+/* As os.set_blocking(fd, False).  The flag belongs to the open file, which a terminal
+ * shares with other processes; it is not put back at the end, nor is it by asyncio. */
 static int
 set_nonblocking(int fd)
 {
@@ -188,6 +196,8 @@ adopt(PipeTransport *t, PyObject *pipe)
     return rc;
 }
 
+/* Up to the last step a failure leaves the file object open and the caller's, as
+ * asyncio does. */
 static PyObject *
 make_pipe(PyObject *self, PyObject *args, PyObject *kwargs, bool writer)
 {
@@ -226,6 +236,7 @@ hl_loop_write_pipe(PyObject *loop, PyObject *args, PyObject *kwargs)
 
 /* ---- methods of both ---- */
 
+/* Scheduled by name; a second time it does nothing. */
 PyObject *
 hl_pipe_call_connection_lost(PyObject *self, PyObject *exc)
 {
@@ -243,6 +254,7 @@ set_pipe(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+/* asyncio's text, which differs from that of sockets, and between the two ends. */
 static PyObject *
 pipe_repr(PyObject *self)
 {
@@ -265,6 +277,7 @@ pipe_repr(PyObject *self)
 
 /* ---- the end of the object ---- */
 
+/* asyncio's __del__: a warning, then the pipe is closed.  Keeps a set exception. */
 static void
 pipe_finalize(PyObject *self)
 {
@@ -294,6 +307,7 @@ pipe_finalize(PyObject *self)
     X(pipe)                                                                            \
     X(waiter)
 
+/* The queue's chunks are exact bytes objects: nothing to visit. */
 static int
 pipe_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -306,6 +320,8 @@ pipe_traverse(PyObject *self, visitproc visit, void *arg)
     return PyObject_VisitManagedDict(self, visit, arg);
 }
 
+/* The loop holds a reference while it watches: cleared by the collector, both are
+ * garbage, and the loop's table is cleared by its own hand. */
 static int
 pipe_clear(PyObject *self)
 {
@@ -322,6 +338,8 @@ pipe_clear(PyObject *self)
     return 0;
 }
 
+/* The finaliser is called before anything is taken apart; it may bring the object back.
+ */
 static void
 pipe_dealloc(PyObject *self)
 {

@@ -7,6 +7,8 @@
 
 static int on_readable(PyObject *self);
 
+/* Idempotent, and silent about a transport that is paused or closing: callers need not
+ * know. */
 int
 hl_stream_start_reading(StreamTransport *t)
 {
@@ -26,6 +28,8 @@ hl_stream_stop_reading(StreamTransport *t)
     hl_transport_stop_reading(HL_TRANSPORT(t));
 }
 
+/* asyncio's rule: eof_received() returns true to keep the writing end, anything else
+ * closes.  It may close or abort by itself, and then closing again does nothing. */
 static int
 on_eof(StreamTransport *t)
 {
@@ -57,6 +61,8 @@ on_recv_error(StreamTransport *t, int err)
     return hl_stream_fatal(t, "Fatal read error on socket transport");
 }
 
+/* Reads once per readiness, as asyncio: a peer that never stops sending must not keep
+ * the others waiting.  What is left in the socket is reported again. */
 static int
 read_data(PyObject *self)
 {
@@ -90,6 +96,7 @@ get_buffer(StreamTransport *t)
     }
     Py_ssize_t len = PyObject_Size(buf);
     if (len == 0) {
+        /* A read of no bytes would look like the end of the stream. */
         PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
     }
     if (len <= 0) {
@@ -98,6 +105,8 @@ get_buffer(StreamTransport *t)
     return buf;
 }
 
+/* Three upcalls may come between: get_buffer(), the buffer's own __buffer__, and
+ * buffer_updated().  The buffer is held by its view while the kernel writes. */
 static int
 read_buffered(PyObject *self)
 {
@@ -162,6 +171,8 @@ read_tls(PyObject *self)
                                  "Fatal error: protocol.buffer_updated() call failed.");
 }
 
+/* The ring's entry holds the transport.  The watch may have ended between the poll and
+ * here: then the bytes are not ours to take. */
 static int
 on_readable(PyObject *self)
 {

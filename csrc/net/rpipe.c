@@ -4,7 +4,9 @@
 
 #define SELF(op) ((PipeTransport *)(op))
 
-/* Every writer is gone.  Both calls are made even if the first cannot be. */
+/* Every writer is gone.  Both calls are made even if the first cannot be. asyncio's
+ * order: eof_received() and connection_lost() both run in the next turn, the first one
+ * first.  The transport is closing before either. */
 static int
 on_eof(PipeTransport *t)
 {
@@ -27,6 +29,8 @@ on_eof(PipeTransport *t)
     return rc;
 }
 
+/* err is an errno.  For ENOMEM the exception may be set already: Python's memory, not
+ * the kernel's. */
 static int
 on_read_error(PipeTransport *t, int err)
 {
@@ -39,6 +43,8 @@ on_read_error(PipeTransport *t, int err)
     return hl_pipe_fatal(t, "Fatal read error on pipe transport", err);
 }
 
+/* One read per readiness, as asyncio; the protocol may have closed us by the time it
+ * returns, so nothing of the transport is used after a read that was delivered. */
 static int
 read_ready(PyObject *self)
 {
@@ -55,6 +61,7 @@ read_ready(PyObject *self)
     return n == 0 ? on_eof(t) : on_read_error(t, (int)-n);
 }
 
+/* The ring's entry holds the transport. */
 static int
 on_readable(PyObject *self)
 {
@@ -65,6 +72,8 @@ on_readable(PyObject *self)
     return hl_transport_in_ctx(HL_TRANSPORT(t), t->read_ctx, read_ready);
 }
 
+/* Idempotent. asyncio's add_reader() copies the context here; on failure the pipe stays
+ * open and unread, and the caller reports it. */
 int
 hl_rpipe_start(PipeTransport *t)
 {
@@ -83,6 +92,8 @@ hl_rpipe_start(PipeTransport *t)
     return 0;
 }
 
+/* Idempotent.  What the kernel still holds is dropped: a reader that closes wants no
+ * more. */
 static PyObject *
 rpipe_close(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -93,6 +104,7 @@ rpipe_close(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+/* The context of whoever resumes is that of the reads which follow. */
 static PyObject *
 rpipe_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
 {

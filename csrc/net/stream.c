@@ -26,6 +26,8 @@ sock_attr(hl_state *st, PyObject *sock, PyObject *name)
     return value;
 }
 
+/* Any object with the three attributes will do, as it does for asyncio; those of a real
+ * socket are read past Python. */
 int
 hl_sock_describe(hl_state *st, PyObject *sock, int *family, int *type, int *proto)
 {
@@ -43,7 +45,10 @@ hl_sock_describe(hl_state *st, PyObject *sock, int *family, int *type, int *prot
     return 0;
 }
 
-/* Second of the callbacks that a new transport schedules: connection_made() has run. */
+/* Second of the callbacks that a new transport schedules: connection_made() has run.
+ * The ring holds a reference. connection_made() may have closed, aborted or paused the
+ * transport, and then nothing is read.  The waiter is told even so: it waits for the
+ * connection, which has been made. */
 static int
 start(PyObject *self)
 {
@@ -57,13 +62,16 @@ start(PyObject *self)
     return hl_transport_started(HL_TRANSPORT(t), waiter, rc);
 }
 
+/* For loops that are not plain: the same by its Python name. */
 static PyObject *
 stream_start(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return start(self) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* Fills in the addresses: IP ones as they are, others in Python's form in `extra`. */
+/* Fills in the addresses: IP ones as they are, others in Python's form in `extra`.  A
+ * family that is neither IP nor Unix is asked of the socket object, where there is one;
+ * a peer that is gone already has no name, which is no error. */
 static int
 set_address(StreamTransport *t, hl_inaddr *keep, PyObject *name, const hl_sockaddr *a,
             socklen_t len)
@@ -89,6 +97,9 @@ set_address(StreamTransport *t, hl_inaddr *keep, PyObject *name, const hl_sockad
     return rc;
 }
 
+/* asyncio asks for both names at once.  The kernel is asked here for the same reason: a
+ * connection that ends early could not be asked later.  Their Python form waits until
+ * somebody wants it. */
 static int
 set_addresses(StreamTransport *t, const hl_stream_args *args)
 {
@@ -116,6 +127,8 @@ set_addresses(StreamTransport *t, const hl_stream_args *args)
     return set_address(t, &t->peername, t->st->s_peername, peer, len);
 }
 
+/* asyncio picks the way of reading by isinstance(), once per protocol.  The class's
+ * __instancecheck__ is foreign code, so the field is replaced after it. */
 static int
 set_protocol(StreamTransport *t, PyObject *protocol)
 {
@@ -140,7 +153,9 @@ set_nodelay(StreamTransport *t)
     }
 }
 
-/* An object whose fields are all set, that owns no descriptor yet. */
+/* An object whose fields are all set, that owns no descriptor yet.  The protocol's
+ * class may run code (isinstance), so that the object must be whole by then.  Dropping
+ * it on failure closes nothing: `open` is false. */
 static StreamTransport *
 make(LoopObject *loop, const hl_stream_args *args)
 {
@@ -177,7 +192,8 @@ make(LoopObject *loop, const hl_stream_args *args)
     return t;
 }
 
-/* The server counts us: 0 or -1. */
+/* The server counts us: 0 or -1.  From here on Server.wait_closed() waits for this
+ * connection; the failure of a later step takes it back. */
 static int
 attach(StreamTransport *t)
 {
@@ -190,6 +206,10 @@ attach(StreamTransport *t)
     return res == NULL ? -1 : 0;
 }
 
+/* The order of the steps is that of what can fail, and from hl_loop_own_fd() on each
+ * has its undoing below.  The protocol's connection_made is looked up first, as
+ * asyncio's call_soon(protocol.connection_made) would: a protocol without it fails
+ * here. */
 PyObject *
 hl_stream_new(LoopObject *loop, const hl_stream_args *args)
 {
@@ -208,6 +228,7 @@ hl_stream_new(LoopObject *loop, const hl_stream_args *args)
     }
     t->owned = true;
     if (attach(t) < 0) {
+        /* It does not know us: detaching would count down what was never counted up. */
         Py_CLEAR(t->server);
         goto fail;
     }
@@ -332,6 +353,7 @@ stream_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs)
     return value != NULL || PyErr_Occurred() ? value : Py_NewRef(def);
 }
 
+/* The dictionary as asyncio's attribute `_extra`: complete, so what waits is made. */
 static PyObject *
 get_extra(PyObject *self, void *Py_UNUSED(closure))
 {
@@ -349,6 +371,7 @@ get_extra(PyObject *self, void *Py_UNUSED(closure))
 
 /* ---- methods ---- */
 
+/* asyncio's rule: the next read goes to the new protocol, by the way that it wants. */
 static PyObject *
 stream_set_protocol(PyObject *self, PyObject *protocol)
 {
@@ -365,12 +388,14 @@ stream_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyBool_FromLong(SELF(self)->closing);
 }
 
+/* Idempotent, as every method here is after the end: asyncio's programs rely on it. */
 static PyObject *
 stream_close(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return hl_stream_close(SELF(self)) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* asyncio's sslproto calls it by this name. */
 static PyObject *
 stream_force_close(PyObject *self, PyObject *exc)
 {
@@ -381,24 +406,28 @@ stream_force_close(PyObject *self, PyObject *exc)
     Py_RETURN_NONE;
 }
 
+/* Held writes are sent before: asyncio would have sent them in write(). */
 static PyObject *
 stream_abort(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return stream_force_close(self, Py_None);
 }
 
+/* Scheduled by name; calling it by hand a second time does nothing. */
 static PyObject *
 stream_call_connection_lost(PyObject *self, PyObject *exc)
 {
     return hl_stream_lost(SELF(self), exc) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* hl_stream_start_reading() as a continuation. */
 static int
 start_reading(PyObject *self)
 {
     return hl_stream_start_reading(SELF(self));
 }
 
+/* Data that came meanwhile waits in the kernel: the next poll reports it. */
 static PyObject *
 stream_resume_reading(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -411,6 +440,7 @@ stream_can_write_eof(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
     Py_RETURN_TRUE;
 }
 
+/* Sends what is held first: asyncio's figure counts what the socket did not take. */
 static PyObject *
 stream_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -420,7 +450,9 @@ stream_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyLong_FromSize_t(SELF(self)->out.bytes);
 }
 
-/* A future that is done when everything written has left; for sendfile(). */
+/* A future that is done when everything written has left; for sendfile().  As
+ * asyncio's: one at a time, done at once when there is nothing to wait for.  The future
+ * is made by the loop's create_future(), which a program may override. */
 static PyObject *
 stream_make_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -448,6 +480,7 @@ stream_make_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
     return fut;
 }
 
+/* write() is possible again from here on. */
 static PyObject *
 stream_reset_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -464,6 +497,7 @@ stream_lend(PyObject *self, PyObject *future)
     StreamTransport *t = SELF(self);
     bool lend = future != Py_None;
     Py_XSETREF(t->lent, lend ? Py_NewRef(future) : NULL);
+    /* Lent out it is nobody's: add_writer() must not refuse the number meanwhile. */
     if (lend && t->owned) {
         t->owned = false;
         hl_loop_disown_fd(t->loop, t->fd, t);
@@ -479,6 +513,8 @@ stream_lend(PyObject *self, PyObject *future)
 
 /* ---- attributes ---- */
 
+/* asyncio's `_sock` is None after the end.  Whoever takes the socket may write to it
+ * past us, so what is held leaves before. */
 static PyObject *
 get_sock(PyObject *self, void *Py_UNUSED(closure))
 {
@@ -492,6 +528,7 @@ get_sock(PyObject *self, void *Py_UNUSED(closure))
     return t->open ? Py_XNewRef(hl_stream_sock(t)) : Py_NewRef(Py_None);
 }
 
+/* A bit-field has no address that hl_transport_get_bool() could read. */
 static PyObject *
 get_eof(PyObject *self, void *Py_UNUSED(closure))
 {
@@ -509,6 +546,9 @@ stream_repr(PyObject *self)
 
 /* ---- the end ---- */
 
+/* asyncio's __del__: a warning, then the socket is closed.  The server has to forget
+ * the connection too, or its wait_closed() would wait for ever.  Keeps a set exception.
+ */
 static void
 stream_finalize(PyObject *self)
 {
@@ -537,6 +577,7 @@ stream_finalize(PyObject *self)
     X(read_ctx)                                                                        \
     X(write_ctx)
 
+/* The queue's chunks are exact bytes objects: nothing to visit. */
 static int
 stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -549,6 +590,8 @@ stream_traverse(PyObject *self, visitproc visit, void *arg)
     return PyObject_VisitManagedDict(self, visit, arg);
 }
 
+/* Foreign code may call methods between any two of these lines: the flags that are set
+ * first have every method do nothing. */
 static int
 stream_clear(PyObject *self)
 {
@@ -559,6 +602,7 @@ stream_clear(PyObject *self)
 #define X(f) Py_CLEAR(t->f);
     OBJECTS(X)
 #undef X
+    /* NULL in an object that failed before its queue was made. */
     if (t->out.v != NULL) {
         hl_wqueue_clear(&t->out);
     }
@@ -566,6 +610,8 @@ stream_clear(PyObject *self)
     return 0;
 }
 
+/* The finaliser is called before anything is taken apart, and may bring the object
+ * back: then it simply lives on. */
 static void
 stream_dealloc(PyObject *self)
 {
@@ -658,7 +704,8 @@ static PyType_Spec stream_spec = {
     .slots = stream_slots,
 };
 
-/* What loop.start_tls() and loop.sendfile() look for on the type. */
+/* What loop.start_tls() and loop.sendfile() look for on the type. max_size is asyncio's
+ * attribute, too: how much one read takes. */
 static int
 set_marks(hl_state *st)
 {
@@ -677,6 +724,8 @@ set_marks(hl_state *st)
     return rc;
 }
 
+/* Our fields start right behind asyncio.Transport's one slot, `_extra`, which is
+ * shadowed by HL_TRANSPORT_HEAD's first field: the sizes must agree. */
 int
 hl_stream_exec(PyObject *mod, hl_state *st)
 {

@@ -10,6 +10,9 @@
 
 /* ---- calls ---- */
 
+/* The protocol is held here: it may replace itself by set_protocol(), and so drop the
+ * reference that the transport has.  After connection_lost() there is none: None then
+ * raises the AttributeError that asyncio raises. */
 PyObject *
 hl_transport_upcall(hl_transport *t, PyObject *name, PyObject *arg)
 {
@@ -21,6 +24,7 @@ hl_transport_upcall(hl_transport *t, PyObject *name, PyObject *arg)
     return res;
 }
 
+/* On a plain loop this is call_soon() without the call.  The handle is the ring's. */
 int
 hl_transport_call_soon(hl_transport *t, PyObject *func, PyObject *arg)
 {
@@ -42,6 +46,9 @@ hl_transport_call_soon(hl_transport *t, PyObject *func, PyObject *arg)
     return rc;
 }
 
+/* By its name, so that a method which a program put in its place is the one that runs,
+ * as when asyncio passes self.<name>.  The closed loop is looked at first: the ring
+ * takes everything. */
 int
 hl_transport_soon(hl_transport *t, PyObject *name, PyObject *arg)
 {
@@ -54,6 +61,7 @@ hl_transport_soon(hl_transport *t, PyObject *name, PyObject *arg)
     return rc;
 }
 
+/* New references either way: the field may be replaced while the caller uses it. */
 PyObject *
 hl_transport_context(hl_transport *t)
 {
@@ -61,6 +69,9 @@ hl_transport_context(hl_transport *t)
                                              : PyContext_CopyCurrent();
 }
 
+/* asyncio runs readers and writers as handles, each in the context that was current
+ * when it was added.  Here the entry is the transport itself, so the context is entered
+ * by hand. fn may end the transport; the context is held until it is left. */
 int
 hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn)
 {
@@ -79,6 +90,9 @@ hl_transport_in_ctx(hl_transport *t, PyObject *ctx, hl_cont_fn fn)
     return rc;
 }
 
+/* The ring keeps the transport alive until both have run.  Nobody can see that the
+ * second is no handle of its own: it has no name, no arguments to look at, and debug
+ * mode does not come this way. */
 int
 hl_transport_schedule_start(hl_transport *t, PyObject *connection_made,
                             hl_cont_fn start)
@@ -92,6 +106,8 @@ hl_transport_schedule_start(hl_transport *t, PyObject *connection_made,
     return hl_transport_soon(t, t->st->s__start, NULL);
 }
 
+/* A waiter that was cancelled meanwhile is done, and left alone: create_connection()
+ * closes the transport by itself then. */
 int
 hl_transport_started(hl_transport *t, PyObject *waiter, int rc)
 {
@@ -106,6 +122,9 @@ hl_transport_started(hl_transport *t, PyObject *waiter, int rc)
 
 /* ---- log and reports ---- */
 
+/* A handler of the logging module is foreign code: it may close the transport, so
+ * callers look at their state afterwards.  What it raises is dropped, for the logging
+ * module reports it by itself. */
 void
 hl_transport_log(hl_transport *t, PyObject *level, const char *text)
 {
@@ -138,6 +157,9 @@ debug_error(hl_transport *t, const char *message, PyObject *exc)
     PyErr_Clear();
 }
 
+/* The context has what asyncio's _fatal_error() puts in it: message, exception,
+ * transport, protocol.  Loop and protocol are held, since the handler may end the
+ * transport. */
 int
 hl_transport_error(hl_transport *t, const char *message, PyObject *exc, bool expected)
 {
@@ -160,6 +182,8 @@ hl_transport_error(hl_transport *t, const char *message, PyObject *exc, bool exp
     return rc;
 }
 
+/* SystemExit and KeyboardInterrupt are not reasons of an end: they go out, and the
+ * transport stays as it is, as with asyncio. */
 int
 hl_transport_fatal(hl_transport *t, const char *message, bool expected,
                    int (*close)(hl_transport *t, PyObject *exc))
@@ -181,6 +205,7 @@ hl_transport_fatal(hl_transport *t, const char *message, bool expected,
     return rc;
 }
 
+/* asyncio's __del__ does the same, and closes the socket afterwards. */
 void
 hl_transport_warn_unclosed(PyObject *self)
 {
@@ -192,6 +217,8 @@ hl_transport_warn_unclosed(PyObject *self)
     }
 }
 
+/* For what asyncio would let out of a reader or writer callback: there the handle
+ * reports it.  SystemExit and KeyboardInterrupt leave the loop. */
 int
 hl_transport_callback_failed(hl_transport *t, const char *where)
 {
@@ -206,6 +233,8 @@ hl_transport_callback_failed(hl_transport *t, const char *where)
     return rc;
 }
 
+/* A protocol that does not look at is_closing() may go on writing for ever: asyncio
+ * counts the first writes in silence, then warns at each. */
 int
 hl_transport_lost_write(hl_transport *t, const char *text)
 {
@@ -259,6 +288,8 @@ tell_protocol(hl_transport *t, PyObject *name, const char *message)
     return rc;
 }
 
+/* The flag is set before the call: pause_writing() may write, and shall not be called
+ * from within itself. */
 int
 hl_flow_pause(hl_transport *t, size_t size)
 {
@@ -269,6 +300,8 @@ hl_flow_pause(hl_transport *t, size_t size)
     return tell_protocol(t, t->st->s_pause_writing, "protocol.pause_writing() failed");
 }
 
+/* Likewise cleared before the call: resume_writing() may write so much that it has to
+ * be paused again. */
 int
 hl_flow_resume(hl_transport *t, size_t size)
 {
@@ -281,7 +314,8 @@ hl_flow_resume(hl_transport *t, size_t size)
 }
 
 /* A water mark given as a number; None leaves *out alone and gives 0, else 1 or -1.
- * Numbers too large to matter are cut. */
+ * Numbers too large to matter are cut. asyncio compares what it is given; only its
+ * order counts here, so that infinity and huge numbers keep their meaning. */
 static int
 limit_arg(PyObject *arg, Py_ssize_t *out)
 {
@@ -299,6 +333,7 @@ limit_arg(PyObject *arg, Py_ssize_t *out)
     return *out == -1 && PyErr_Occurred() ? -1 : 1;
 }
 
+/* asyncio's defaults depend on which of the two is given, and its check is on both. */
 int
 hl_flow_parse(PyObject *args, PyObject *kwargs, Py_ssize_t *high, Py_ssize_t *low)
 {
@@ -338,6 +373,7 @@ hl_flow_parse_from(PyObject *args, PyObject *kwargs, Py_ssize_t usual, Py_ssize_
 
 /* ---- reading ---- */
 
+/* No wait in either: the descriptor is non-blocking. */
 static inline ssize_t
 read_raw(int fd, bool sock, void *buf)
 {
@@ -392,6 +428,8 @@ read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
     return data;
 }
 
+/* Two ways, by what the last reads were like: a full buffer sets `filled`,
+ * a second one in a row `bulk`, and the first that is not filled clears both. */
 PyObject *
 hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n)
 {
@@ -470,6 +508,8 @@ hl_transport_get_write_buffer_limits(PyObject *self, PyObject *Py_UNUSED(unused)
 
 /* ---- getters ---- */
 
+/* What asyncio's __repr__ shows, but for what its selector knows: we know ourselves
+ * what we watch.  Callable at any time, from the finaliser too. */
 PyObject *
 hl_transport_repr(hl_transport *t, const char *name, bool open, size_t waiting)
 {

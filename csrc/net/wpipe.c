@@ -11,6 +11,8 @@
 
 /* ---- the reader is gone ---- */
 
+/* Bytes that wait have nobody to read them: asyncio gives connection_lost() a
+ * BrokenPipeError, otherwise None. */
 static int
 hung_up(PyObject *self)
 {
@@ -25,6 +27,7 @@ hung_up(PyObject *self)
     return rc;
 }
 
+/* The ring's entry holds the transport. */
 static int
 on_hangup(PyObject *self)
 {
@@ -35,6 +38,8 @@ on_hangup(PyObject *self)
     return hl_transport_in_ctx(HL_TRANSPORT(t), t->read_ctx, hung_up);
 }
 
+/* Idempotent.  Character devices have no read side that would tell: `hangup` is false.
+ */
 int
 hl_wpipe_start(PipeTransport *t)
 {
@@ -55,6 +60,7 @@ hl_wpipe_start(PipeTransport *t)
 
 /* ---- room to write again ---- */
 
+/* err is an errno: whatever it is, only the log tells of it, in debug mode. */
 static int
 on_write_error(PipeTransport *t, int err)
 {
@@ -65,6 +71,8 @@ on_write_error(PipeTransport *t, int err)
     return hl_pipe_fatal(t, "Fatal write error on pipe transport", err);
 }
 
+/* asyncio's _write_ready(): as long as something is left, nothing changes; the watch
+ * ends and resume_writing() comes when the queue is empty. */
 static int
 write_ready(PyObject *self)
 {
@@ -86,6 +94,7 @@ write_ready(PyObject *self)
     return hl_pipe_lost(t, Py_None);
 }
 
+/* The ring's entry holds the transport. */
 static int
 on_writable(PyObject *self)
 {
@@ -135,7 +144,9 @@ begin_waiting(PipeTransport *t)
     return 0;
 }
 
-/* Takes len > 0 bytes from the protocol. */
+/* Takes len > 0 bytes from the protocol.  The pipe takes a part, or nothing: the rest
+ * is queued behind the watch for room.  A write that failed closes the transport, and
+ * the call returns as if all was well, as in asyncio. */
 static int
 put(PipeTransport *t, PyObject *data, const char *p, size_t len)
 {
@@ -155,6 +166,8 @@ put(PipeTransport *t, PyObject *data, const char *p, size_t len)
     return begin_waiting(t) < 0 ? -1 : enqueue(t, data, p + n, len - (size_t)n);
 }
 
+/* asyncio asserts the type, so the exception is an AssertionError; it is raised here
+ * with assertions off as well. */
 static PyObject *
 wpipe_write(PyObject *self, PyObject *data)
 {
@@ -202,6 +215,7 @@ wpipe_close(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+/* Not only once: a close() that waits for the queue to leave is overtaken. */
 static PyObject *
 wpipe_abort(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -222,6 +236,7 @@ wpipe_get_write_buffer_size(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyLong_FromSize_t(SELF(self)->out.bytes);
 }
 
+/* asyncio looks at the new marks at once: pause_writing() may be called here. */
 static PyObject *
 wpipe_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+/* No allocation: a queue that never gets long costs nothing. */
 void
 hl_wqueue_init(hl_wqueue *q)
 {
@@ -13,6 +14,7 @@ hl_wqueue_init(hl_wqueue *q)
     q->cap = HL_WQUEUE_INLINE;
 }
 
+/* Dropping exact bytes runs no foreign code: the queue need not be emptied first. */
 void
 hl_wqueue_clear(hl_wqueue *q)
 {
@@ -49,6 +51,7 @@ make_room(hl_wqueue *q)
     return 0;
 }
 
+/* On failure the queue is as it was, and the owner is gone. */
 int
 hl_wqueue_push(hl_wqueue *q, PyObject *owner, const char *ptr, size_t len)
 {
@@ -109,6 +112,8 @@ send_some(hl_wqueue *q, int fd, bool sock, size_t *tried)
     return n < 0 ? -errno : n;
 }
 
+/* Stops at the first short write: the kernel's buffer is full, and a call that says so
+ * again would cost as much as a useful one. */
 static int
 drain(hl_wqueue *q, int fd, bool sock)
 {
