@@ -64,6 +64,7 @@ CLASSES = {
 }
 RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"created at \(most recent call last\):(\n  .*)*", "created at ..."),
+    (r"<\w+\.\.\.[^()<>]*(?:<[^<>]*)?>+\)", "<...>)"),  # 3.12 cuts reprs of arguments short
     (r"\b0x[0-9a-f]+", "0x*"),
     (r"\b(fd|pid|id)=\d+", r"\1=*"),
     (r"\b(fd|pid|process|FD) \d+", r"\1 *"),
