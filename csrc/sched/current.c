@@ -11,6 +11,8 @@
 
 /* ---- from 3.14 on: the thread state ---- */
 
+/* The slots are those of the thread that runs: they die with it, hence the unbinding.
+ */
 hl_current_slots
 hl_current_bind(hl_sched *s)
 {
@@ -31,6 +33,7 @@ hl_current_unbind(hl_sched *s, hl_current_slots outer)
     s->loop_slot = outer.loop_slot;
 }
 
+/* By asyncio's own functions, which check and raise. */
 static int
 call_record(PyObject *func, PyObject *loop, PyObject *task)
 {
@@ -89,6 +92,8 @@ dict_enter(hl_sched *s, PyObject *loop, PyObject *task)
     return 0;
 }
 
+/* Where the record is neither a plain dictionary nor at a known place of the thread
+ * state. */
 static int
 call_enter(hl_sched *s, PyObject *loop, PyObject *task)
 {
@@ -119,6 +124,8 @@ hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task)
     return call_enter(s, loop, task);
 }
 
+/* The slot owns its task, as asyncio's does.  Somebody may have changed it from Python,
+ * and then it is asyncio that says what is wrong.  Keeps an exception that is set. */
 static int
 slot_leave(hl_sched *s, PyObject *loop, PyObject *task)
 {

@@ -1,6 +1,7 @@
 /* Makes the types of this layer; without a known layout asyncio's own stand in. */
 #include "sched/future.h"
 
+/* hotloop.Future and hotloop.Task exist in any case: programs derive from them. */
 static int
 export_base_types(PyObject *mod, hl_state *st)
 {
@@ -10,6 +11,8 @@ export_base_types(PyObject *mod, hl_state *st)
     return PyModule_AddObjectRef(mod, "Task", st->i_BaseTask);
 }
 
+/* In the order of need: tasks extend futures, and both use handles.  Without layouts
+ * that fit, the handles alone are ours. */
 int
 hl_sched_exec(PyObject *mod, hl_state *st)
 {

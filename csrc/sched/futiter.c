@@ -71,6 +71,8 @@ Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
     return PYGEN_ERROR;
 }
 
+/* By an instance: a value that is a tuple, or an exception, must not be taken for
+ * arguments. */
 static void
 set_stop_iteration(PyObject *value)
 {
@@ -81,6 +83,8 @@ set_stop_iteration(PyObject *value)
     }
 }
 
+/* The protocol for whoever drives a coroutine by hand: the result comes as
+ * StopIteration. */
 static PyObject *
 Iter_next(PyObject *op)
 {
@@ -98,7 +102,8 @@ Iter_send(PyObject *op, PyObject *Py_UNUSED(value))
     return Iter_next(op); /* a future does not care what is sent to it */
 }
 
-/* throw(exc), or the deprecated throw(type, value, traceback). */
+/* throw(exc), or the deprecated throw(type, value, traceback). asyncio's iterator of
+ * futures raises at once: there is nothing to be caught in. */
 static PyObject *
 Iter_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -145,6 +150,7 @@ Iter_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return NULL;
 }
 
+/* From here on the iterator is exhausted, and gives None. */
 static PyObject *
 Iter_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -161,6 +167,7 @@ Iter_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
+/* mod stays: dealloc needs the state. */
 static int
 Iter_clear(PyObject *op)
 {
@@ -168,6 +175,7 @@ Iter_clear(PyObject *op)
     return 0;
 }
 
+/* No weak references and no finaliser: nothing can bring it back. */
 static void
 Iter_dealloc(PyObject *op)
 {

@@ -8,6 +8,8 @@
 
 /* ---- life ---- */
 
+/* A future whose __init__ has not run has no loop.  The texts are those of _asyncio,
+ * which tell a future from a task; so does the size of its type. */
 int
 hl_future_alive(PyObject *op)
 {
@@ -21,6 +23,8 @@ hl_future_alive(PyObject *op)
     return 0;
 }
 
+/* asyncio asks loop.get_debug().  Of a loop of exactly our type the flag is read; a
+ * subclass is asked. */
 static int
 loop_debug(hl_state *st, PyObject *loop)
 {
@@ -34,7 +38,8 @@ loop_debug(hl_state *st, PyObject *loop)
     return debug;
 }
 
-/* In debug mode a future remembers where it was made. */
+/* In debug mode a future remembers where it was made. asyncio's own function walks the
+ * stack: Python code runs, in debug mode only. */
 static int
 note_source(hl_state *st, hl_base_future *f)
 {
@@ -57,6 +62,10 @@ note_source(hl_state *st, hl_base_future *f)
     return 0;
 }
 
+/* For __init__, which up to 3.14 may be called again and then starts anew, and for
+ * tasks.  Without a loop it is asyncio's get_event_loop() that decides, as for
+ * asyncio's futures.  What clearing runs finds a future that is not alive; the loop,
+ * which makes it so, is set last. */
 int
 hl_future_init(hl_state *st, PyObject *op, PyObject *loop)
 {
@@ -83,6 +92,8 @@ hl_future_init(hl_state *st, PyObject *op, PyObject *loop)
     return note_source(st, f);
 }
 
+/* From the free list if there is one: Future_dealloc() has left every field there
+ * empty, and the state pending. */
 static PyObject *
 alloc(hl_state *st)
 {
@@ -95,6 +106,8 @@ alloc(hl_state *st)
     return st->t_Future->tp_alloc(st->t_Future, 0);
 }
 
+/* loop.create_future(): no __init__, no arguments.  Without layouts that fit
+ * (st->native) it is asyncio's own type, called the way asyncio calls it. */
 PyObject *
 hl_future_new(hl_state *st, PyObject *loop)
 {
@@ -119,6 +132,8 @@ hl_future_new(hl_state *st, PyObject *loop)
     return op;
 }
 
+/* All the fields, the base's slots among them: the base's own tp_traverse is not
+ * called. */
 int
 hl_future_traverse_base(PyObject *op, visitproc visit, void *arg)
 {
@@ -138,7 +153,8 @@ hl_future_traverse_base(PyObject *op, visitproc visit, void *arg)
     return rc != 0 ? rc : hl_future_visit_dict(op, visit, arg);
 }
 
-/* Everything but the instance's dictionary. */
+/* Everything but the instance's dictionary.  The loop goes first: from then on the
+ * future is not alive, and finalisers that run below cannot give it callbacks again. */
 void
 hl_future_clear_base(PyObject *op)
 {
@@ -156,6 +172,8 @@ hl_future_clear_base(PyObject *op)
     hl_awaited_by_clear(f);
 }
 
+/* From the collector, and as the middle of dealloc: runs foreign code by what it drops.
+ */
 static int
 Future_clear(PyObject *op)
 {
@@ -172,6 +190,9 @@ Future_traverse(PyObject *op, visitproc visit, void *arg)
 
 /* ---- reports from finalisers ---- */
 
+/* In a finaliser: whatever fails here is dropped or written to stderr, for nobody is
+ * there to catch it.  The future may be brought back to life by a handler that keeps
+ * the context. */
 void
 hl_future_complain(hl_state *st, PyObject *op, PyObject *message, PyObject *key,
                    PyObject *exc)
@@ -203,6 +224,8 @@ hl_future_complain(hl_state *st, PyObject *op, PyObject *message, PyObject *key,
     Py_DECREF(context);
 }
 
+/* asyncio's __del__: an exception that nobody has looked at is reported, once.  Keeps a
+ * set exception, since it may run in the middle of one. */
 void
 hl_future_finalize(PyObject *op)
 {
@@ -263,7 +286,8 @@ is_waiter(PyObject *op, PyObject *callback)
     return s != NULL && Py_IS_TYPE(callback, s->st->t_Task);
 }
 
-/* Schedules one callback; steals both references. */
+/* Schedules one callback; steals both references. 0, or -1: MemoryError, or what a
+ * call_soon() of the user's raised. */
 static int
 schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
 {
@@ -298,7 +322,9 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
     return rc;
 }
 
-/* A call_soon() of the user's may do anything: everything is moved out first. */
+/* A call_soon() of the user's may do anything: everything is moved out first. asyncio's
+ * C code does the same: the first callback, then the list in its order; when one cannot
+ * be scheduled, the others are lost. */
 int
 hl_future_schedule(hl_state *st, PyObject *op)
 {
@@ -326,6 +352,7 @@ hl_future_schedule(hl_state *st, PyObject *op)
     return rc;
 }
 
+/* The outcome is in place before anybody hears of it.  Steals nothing. */
 int
 hl_future_finish(hl_state *st, PyObject *op, PyObject *result)
 {
@@ -336,7 +363,9 @@ hl_future_finish(hl_state *st, PyObject *op, PyObject *result)
     return hl_future_schedule(st, op);
 }
 
-/* An exception object from what set_exception() was given, or NULL. */
+/* An exception object from what set_exception() was given, or NULL.  A class is called,
+ * which is foreign code: it may finish this very future, hence the second look at the
+ * state. */
 static PyObject *
 exception_object(hl_base_future *f, hl_state *st, PyObject *exc)
 {
@@ -391,6 +420,8 @@ guard_stop_iteration(PyObject *value)
 #endif
 }
 
+/* The traceback is kept apart, as in asyncio, and put back when the exception is
+ * raised. log_tb is set last: what nobody retrieves is reported from the finaliser. */
 int
 hl_future_fail(hl_state *st, PyObject *op, PyObject *exc)
 {
@@ -409,6 +440,7 @@ hl_future_fail(hl_state *st, PyObject *op, PyObject *exc)
     return 0;
 }
 
+/* InvalidStateError, with asyncio's text. */
 static int
 check_pending(hl_state *st, PyObject *op)
 {
@@ -419,6 +451,7 @@ check_pending(hl_state *st, PyObject *op)
     return 0;
 }
 
+/* The method's body; also for layers above, on exact futures. */
 int
 hl_future_set_result(hl_state *st, PyObject *op, PyObject *result)
 {
@@ -431,6 +464,8 @@ hl_future_set_exception(hl_state *st, PyObject *op, PyObject *exc)
     return check_pending(st, op) < 0 ? -1 : hl_future_fail(st, op, exc);
 }
 
+/* The method of futures only: a task's cancel() is in task.c, and comes here when its
+ * coroutine has ended by CancelledError. */
 int
 hl_future_cancel(hl_state *st, PyObject *op, PyObject *msg)
 {
@@ -444,6 +479,9 @@ hl_future_cancel(hl_state *st, PyObject *op, PyObject *msg)
     return hl_future_schedule(st, op) < 0 ? -1 : 1;
 }
 
+/* A new reference.  The exception that a task's coroutine raised is given out once,
+ * with its traceback and context; after that a new one is made from the message, as in
+ * asyncio. */
 PyObject *
 hl_cancelled_error(hl_state *st, PyObject *op)
 {
@@ -469,6 +507,8 @@ hl_future_set_cancelled_error(hl_state *st, PyObject *op)
     }
 }
 
+/* The first who asks gets the exception with the traceback that it had when it was set,
+ * later ones with none: as in _asyncio, and it does not grow with each await. */
 int
 hl_future_outcome(hl_state *st, PyObject *op, PyObject **out)
 {
@@ -502,6 +542,7 @@ hl_future_done(PyObject *op)
     return AS_FUTURE(op)->state != HL_PENDING;
 }
 
+/* Anything with done(): asyncio's futures, or a program's own. 1, 0, or -1. */
 static int
 waiter_done(hl_state *st, PyObject *waiter)
 {
@@ -514,6 +555,7 @@ waiter_done(hl_state *st, PyObject *waiter)
     return done;
 }
 
+/* A waiter that is done already was cancelled, most likely: setting it would raise. */
 int
 hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *exc)
 {
@@ -536,6 +578,8 @@ hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *exc)
 
 /* ---- callbacks ---- */
 
+/* Borrows both.  Nothing is called here, not even on a future that is done: the
+ * callback is scheduled, as asyncio promises. */
 int
 hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
 {
@@ -579,6 +623,8 @@ callback0_shown(hl_state *st, PyObject *op)
     return is_waiter(op, callback) ? hl_task_wakeup(st, callback) : Py_NewRef(callback);
 }
 
+/* The signature is asyncio's; so are the checks, which do not ask whether the callback
+ * can be called. */
 static PyObject *
 Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames)
@@ -647,6 +693,9 @@ remove_callback0(hl_state *st, PyObject *op, PyObject *fn)
     return same;
 }
 
+/* asyncio compares with ==, which may run anything: finish the future, add, remove.
+ * The list is therefore looked at anew at each step, and the one that is kept is built
+ * apart; what is added to the old one meanwhile is lost, as in asyncio's C code. */
 static PyObject *
 Future_remove_done_callback(PyObject *op, PyObject *fn)
 {
@@ -711,6 +760,7 @@ Future_result(PyObject *op, PyObject *Py_UNUSED(ignored))
     return rc == 0 ? out : NULL;
 }
 
+/* Looking is retrieving: nothing is reported from the finaliser any more. */
 static PyObject *
 Future_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -765,6 +815,7 @@ Future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
     return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
+/* False, not an error, for one that was never initialised: as in _asyncio. */
 static PyObject *
 Future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -785,12 +836,15 @@ Future_get_loop(PyObject *op, PyObject *Py_UNUSED(ignored))
     return hl_future_alive(op) < 0 ? NULL : Py_NewRef(AS_FUTURE(op)->loop);
 }
 
+/* asyncio.tasks.gather() and the like call it, for futures that are not theirs. */
 static PyObject *
 Future_make_cancelled_error(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return hl_cancelled_error(hl_future_state(op), op);
 }
 
+/* asyncio's Python function, which reads the attributes below: futures of ours look
+ * alike. */
 static PyObject *
 Future_repr(PyObject *op)
 {
@@ -800,6 +854,7 @@ Future_repr(PyObject *op)
     return PyObject_CallOneArg(hl_future_state(op)->i_future_repr, op);
 }
 
+/* By keyword only, as in asyncio. */
 static int
 Future_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -830,6 +885,7 @@ get_blocking(PyObject *op, void *closure)
     return PyBool_FromLong(AS_FUTURE(op)->loop != NULL && AS_FUTURE(op)->blocking);
 }
 
+/* The protocol's flag is public: other implementations of Task clear it. */
 static int
 set_blocking(PyObject *op, PyObject *value, void *closure)
 {
@@ -852,6 +908,7 @@ get_log_traceback(PyObject *op, void *closure)
     return hl_future_alive(op) < 0 ? NULL : PyBool_FromLong(AS_FUTURE(op)->log_tb);
 }
 
+/* asyncio's rule: it can be switched off, not on. */
 static int
 set_log_traceback(PyObject *op, PyObject *value, void *closure)
 {
@@ -879,6 +936,8 @@ get_loop_attr(PyObject *op, void *closure)
     return Py_NewRef(loop == NULL ? Py_None : loop);
 }
 
+/* asyncio's list of pairs, or None; a new list each time, in which a fused waiter is
+ * shown as the wake-up that it stands for. */
 static PyObject *
 get_callbacks(PyObject *op, void *closure)
 {
@@ -953,6 +1012,7 @@ set_cancel_message(PyObject *op, PyObject *value, void *closure)
 }
 
 #if HL_KNOWS_WAITERS
+/* A frozen set for whoever draws call graphs; None when nobody waits. */
 static PyObject *
 get_awaited_by(PyObject *op, void *closure)
 {
@@ -975,6 +1035,7 @@ get_awaited_by(PyObject *op, void *closure)
 }
 #endif
 
+/* The names of asyncio.base_futures. */
 static PyObject *
 get_state(PyObject *op, void *closure)
 {
@@ -1053,6 +1114,8 @@ static PyType_Spec future_spec = {
     .slots = future_slots,
 };
 
+/* The type extends _asyncio.Future without a field of its own; see hl_future_state().
+ */
 int
 hl_future_exec(PyObject *mod, hl_state *st)
 {

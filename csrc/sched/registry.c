@@ -2,7 +2,8 @@
 #include "sched/future.h"
 
 /* The list that an unfinished task hangs on: ours on 3.12 and 3.13, later the one of
- * the thread state.  NULL: asyncio has to be asked. */
+ * the thread state.  NULL: asyncio has to be asked. asyncio's all_tasks() of 3.14 goes
+ * through the threads; a task hangs on the list of the one that made it. */
 static inline hl_node *
 list_head(hl_state *st)
 {
@@ -12,6 +13,7 @@ list_head(hl_state *st)
     return st->tstate.known ? hl_tstate_tasks(PyThreadState_Get(), &st->tstate) : NULL;
 }
 
+/* func is asyncio's _register_task() or its counterpart: Python code. */
 static HL_COLD int
 call_registry(PyObject *func, TaskObject *t)
 {
@@ -20,6 +22,7 @@ call_registry(PyObject *func, TaskObject *t)
     return r == NULL ? -1 : 0;
 }
 
+/* The list owns nothing, like asyncio's weak set: the task comes off in its dealloc. */
 int
 hl_task_enlist(hl_state *st, TaskObject *t)
 {
@@ -33,6 +36,7 @@ hl_task_enlist(hl_state *st, TaskObject *t)
     return 0;
 }
 
+/* On whatever list it is: a node knows its neighbours, not its list. */
 void
 hl_task_unlink(TaskObject *t)
 {
@@ -55,6 +59,8 @@ hl_task_delist(hl_state *st, TaskObject *t)
 
 /* ---- what asyncio.all_tasks() walks ---- */
 
+/* Strong references to all, made without running foreign code; the caller, asyncio's
+ * all_tasks() by way of _registry.py, filters by loop. */
 static PyObject *
 listed_tasks(PyObject *mod, PyObject *Py_UNUSED(ignored))
 {
@@ -73,6 +79,7 @@ listed_tasks(PyObject *mod, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
+/* For asyncio._unregister_task() on a task of ours; True when it was listed here. */
 static PyObject *
 unlink_task(PyObject *mod, PyObject *op)
 {
@@ -90,6 +97,8 @@ static PyMethodDef registry_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Without the set of asyncio's that _registry.py knows, tasks are registered by calls.
+ */
 int
 hl_registry_install(PyObject *mod, hl_state *st)
 {

@@ -16,6 +16,7 @@ entry_argument(hl_entry e)
     return kind == HL_KIND_STEP || kind == HL_KIND_WAKE ? (PyObject *)e.arg : NULL;
 }
 
+/* Runs finalisers: the entry must be out of the ring by now. */
 void
 hl_entry_drop(hl_entry e)
 {
@@ -23,6 +24,7 @@ hl_entry_drop(hl_entry e)
     Py_DECREF(hl_entry_object(e));
 }
 
+/* On failure nothing is left to be released but zeroed memory. */
 int
 hl_sched_init(hl_sched *s, hl_state *st)
 {
@@ -36,6 +38,8 @@ hl_sched_init(hl_sched *s, hl_state *st)
     return 0;
 }
 
+/* Closing a loop, and tearing one down.  May be called twice, and from within itself.
+ */
 void
 hl_sched_clear(hl_sched *s)
 {
@@ -56,6 +60,8 @@ hl_sched_clear(hl_sched *s)
     s->at_flush = 0;
 }
 
+/* The memory goes after the entries: what these run may still push.  A push that comes
+ * later even so fails by ready.v. */
 void
 hl_sched_fini(hl_sched *s)
 {
@@ -67,6 +73,8 @@ hl_sched_fini(hl_sched *s)
     s->cap_flush = 0;
 }
 
+/* The ring, the heap and the flush list: all that the scheduler owns.  Entries that
+ * have run, before at_flush, are blank. */
 int
 hl_sched_traverse(hl_sched *s, visitproc visit, void *arg)
 {
@@ -85,6 +93,7 @@ hl_sched_traverse(hl_sched *s, visitproc visit, void *arg)
     return 0;
 }
 
+/* Stealing on failure too lets callers forget the entry in either case. */
 int
 hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg)
 {
@@ -103,6 +112,8 @@ hl_sched_push(hl_sched *s, int kind, PyObject *obj, void *arg)
     return hl_sched_push_steal(s, kind, Py_NewRef(obj), arg);
 }
 
+/* Owns obj until fn has run: the transport that has bytes to send may be dropped by the
+ * callback that wrote them. */
 int
 hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn)
 {
@@ -141,6 +152,7 @@ hl_sched_flush_now(hl_sched *s)
     return 0;
 }
 
+/* The handle that comes back is dropped: the loop has it, and nobody here cancels. */
 int
 hl_call_soon(hl_state *st, PyObject *loop, PyObject *func, PyObject *arg, PyObject *ctx)
 {

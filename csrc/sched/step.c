@@ -9,6 +9,7 @@
 
 /* ---- scheduling ---- */
 
+/* Borrows exc.  The entry is asyncio's call_soon(self.__step, exc) without a handle. */
 int
 hl_task_step_soon(hl_state *st, TaskObject *t, PyObject *exc)
 {
@@ -33,6 +34,8 @@ hl_task_step_soon(hl_state *st, TaskObject *t, PyObject *exc)
     return rc;
 }
 
+/* asyncio throws its complaints into the coroutine, in the next turn, rather than
+ * raising them at whoever steps it. */
 static HL_COLD int
 fail_soon(hl_state *st, TaskObject *t, const char *format, ...)
 {
@@ -145,6 +148,7 @@ optional_attr(PyObject *op, PyObject *name, PyObject **out)
     return 0;
 }
 
+/* asyncio.futures._get_loop(): the method, or for old implementations the attribute. */
 static PyObject *
 foreign_loop(hl_state *st, PyObject *fut)
 {
@@ -293,7 +297,8 @@ returned(hl_state *st, TaskObject *t, PyObject *value)
     return rc;
 }
 
-/* The coroutine raised what is set. */
+/* The coroutine raised what is set.  A task that ends by KeyboardInterrupt or
+ * SystemExit has it as its outcome, and it goes on out of the loop as well. */
 static int
 raised(hl_state *st, TaskObject *t)
 {
@@ -317,6 +322,8 @@ raised(hl_state *st, TaskObject *t)
     return rc;
 }
 
+/* Coroutines have no slot for it: by the method's name, which for any object with the
+ * coroutine protocol may be foreign code.  StopIteration is its return. */
 static PySendResult
 throw_into(hl_state *st, PyObject *coro, PyObject *exc, PyObject **out)
 {
@@ -455,6 +462,7 @@ wake_exception(hl_state *st, TaskObject *t, PyObject *fut)
     return foreign_exception(st, fut);
 }
 
+/* The wake-up of the slow road: fut is held by the caller's arguments. */
 int
 hl_task_wake_in(hl_state *st, TaskObject *t, PyObject *fut)
 {
@@ -466,6 +474,8 @@ hl_task_wake_in(hl_state *st, TaskObject *t, PyObject *fut)
 
 /* ---- from the ring ---- */
 
+/* A step's errors are the task's outcome; what comes here is a failure of the
+ * machinery, such as a record that was tampered with, or one that must propagate. */
 static HL_COLD int
 report_step(hl_sched *s, TaskObject *t)
 {
@@ -522,6 +532,7 @@ run(hl_sched *s, TaskObject *t, PyObject *exc)
     return HL_LIKELY(rc == 0) ? 0 : report_step(s, t);
 }
 
+/* Called from the turn, which holds the task. */
 int
 hl_task_run_step(hl_sched *s, PyObject *task, PyObject *exc)
 {
@@ -530,6 +541,7 @@ hl_task_run_step(hl_sched *s, PyObject *task, PyObject *exc)
     return rc;
 }
 
+/* Owns fut, as the ring did. */
 int
 hl_task_run_wake(hl_sched *s, PyObject *task, PyObject *fut)
 {

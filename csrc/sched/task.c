@@ -3,7 +3,9 @@
 
 /* ---- making ---- */
 
-/* 1 if coro is a coroutine, 0 if not, -1 on error. */
+/* 1 if coro is a coroutine, 0 if not, -1 on error. asyncio.iscoroutine() is Python code
+ * that looks at abstract classes; types that it has accepted are remembered, and so
+ * kept alive, up to a hundred. */
 static int
 is_coroutine(hl_state *st, PyObject *coro)
 {
@@ -32,7 +34,8 @@ call_one(PyObject *func, PyObject *arg)
     return r == NULL ? -1 : 0;
 }
 
-/* Up to 3.13 asyncio keeps the tasks in their first, eager step apart. */
+/* Up to 3.13 asyncio keeps the tasks in their first, eager step apart. all_tasks()
+ * shows them from either place. */
 static int
 register_eager(hl_state *st, TaskObject *t)
 {
@@ -40,6 +43,7 @@ register_eager(hl_state *st, TaskObject *t)
                               : call_one(st->i_register_eager_task, (PyObject *)t);
 }
 
+/* A task that is still pending after its first step becomes an ordinary one. */
 static int
 unregister_eager(hl_state *st, TaskObject *t)
 {
@@ -53,7 +57,9 @@ unregister_eager(hl_state *st, TaskObject *t)
     return rc;
 }
 
-/* The first step, at once, inside whatever runs now. */
+/* The first step, at once, inside whatever runs now.  The coroutine runs in the
+ * caller's frame: it sees the new task as current one, the task around it is put back
+ * afterwards, and an exception that is set by then is kept. */
 static int
 eager_start(hl_state *st, TaskObject *t)
 {
@@ -89,6 +95,8 @@ eager_start(hl_state *st, TaskObject *t)
     return rc;
 }
 
+/* asyncio numbers the tasks in order of creation, whoever asks for the names. str() of
+ * a name may be foreign code. */
 static PyObject *
 make_name(hl_state *st, PyObject *name)
 {
@@ -99,6 +107,8 @@ make_name(hl_state *st, PyObject *name)
     return PyUnicode_CheckExact(name) ? Py_NewRef(name) : PyObject_Str(name);
 }
 
+/* The step is queued before the task is listed, as in asyncio: a call_soon() that
+ * raises leaves no trace in all_tasks().  The reference of the ring keeps it alive. */
 static int
 start(hl_state *st, TaskObject *t, bool eager)
 {
@@ -113,7 +123,9 @@ start(hl_state *st, TaskObject *t, bool eager)
     return hl_task_step_soon(st, t, NULL) < 0 ? -1 : hl_task_enlist(st, t);
 }
 
-/* After hl_future_init(): the rest of __init__. */
+/* After hl_future_init(): the rest of __init__.  What is refused before the coroutine
+ * is taken does not complain, from its finaliser, that it was destroyed while it was
+ * pending; what fails later does, as in asyncio. */
 static int
 init_rest(hl_state *st, TaskObject *t, PyObject *coro, PyObject *name,
           PyObject *context, bool eager)
@@ -152,6 +164,7 @@ init_rest(hl_state *st, TaskObject *t, PyObject *coro, PyObject *name,
     return start(st, t, eager);
 }
 
+/* st and mod are set even in a task whose __init__ never runs: dealloc needs them. */
 static PyObject *
 alloc(hl_state *st, PyTypeObject *type)
 {
@@ -172,6 +185,7 @@ alloc(hl_state *st, PyTypeObject *type)
     return op;
 }
 
+/* loop.create_task(), without a call of the type; type is Task or a subclass of it. */
 PyObject *
 hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
             PyObject *name, PyObject *context, bool eager)
@@ -180,6 +194,7 @@ hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
     if (op == NULL) {
         return NULL;
     }
+    /* A half-made task is dropped like any other; its fields are NULL or owned. */
     if (HL_UNLIKELY(hl_future_init(st, op, loop) < 0 ||
                     init_rest(st, AS_TASK(op), coro, name, context, eager) < 0)) {
         Py_DECREF(op);
@@ -188,6 +203,7 @@ hl_task_new(hl_state *st, PyTypeObject *type, PyObject *coro, PyObject *loop,
     return op;
 }
 
+/* For Python subclasses, and for whoever calls the type. */
 static PyObject *
 Task_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
@@ -199,6 +215,7 @@ Task_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     return alloc(st, type);
 }
 
+/* Up to 3.14 a second call starts the task anew, on another list perhaps. */
 static int
 Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -221,6 +238,7 @@ Task_init(PyObject *op, PyObject *args, PyObject *kwargs)
 
 /* ---- the collector ---- */
 
+/* mod is visited, never cleared: dealloc needs the state to the end. */
 static int
 Task_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -233,6 +251,8 @@ Task_traverse(PyObject *op, visitproc visit, void *arg)
     return hl_future_traverse_base(op, visit, arg);
 }
 
+/* The loop goes first, in hl_future_clear_base(): what finalisers call below finds a
+ * task that is not initialised. */
 static int
 Task_clear(PyObject *op)
 {
@@ -246,12 +266,15 @@ Task_clear(PyObject *op)
     return 0;
 }
 
+/* asyncio's condition for "Task was destroyed but it is pending!". */
 static bool
 forgotten(TaskObject *t)
 {
     return t->state == HL_PENDING && t->log_destroy_pending && t->loop != NULL;
 }
 
+/* asyncio's __del__, in its order: the pending task, then the exception nobody
+ * retrieved. */
 static void
 Task_finalize(PyObject *op)
 {
@@ -272,6 +295,8 @@ Task_finalize(PyObject *op)
     hl_future_finalize(op);
 }
 
+/* The list knows the task by a bare pointer: off it before the memory is anything else.
+ * The module is released last, since the free list lies in its state. */
 static void
 Task_dealloc(PyObject *op)
 {
@@ -305,6 +330,9 @@ Task_dealloc(PyObject *op)
 
 /* ---- the Python face ---- */
 
+/* asyncio's cancel(): the request goes to what the task waits for, if that takes it;
+ * otherwise the next step throws CancelledError.  The waiter is held: its cancel() is
+ * foreign code that may finish the task. */
 static PyObject *
 Task_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -336,6 +364,7 @@ Task_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
     Py_RETURN_TRUE;
 }
 
+/* Only the coroutine ends a task. */
 static PyObject *
 Task_refuse_result(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(value))
 {
@@ -357,6 +386,8 @@ Task_cancelling(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(AS_TASK(op)->num_cancels_requested);
 }
 
+/* From 3.13 on the last uncancel() also takes back a cancellation that has not been
+ * thrown yet. */
 static PyObject *
 Task_uncancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -370,6 +401,7 @@ Task_uncancel(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(t->num_cancels_requested);
 }
 
+/* asyncio's Python function: rare, and long. */
 static PyObject *
 Task_get_stack(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -395,6 +427,7 @@ Task_print_stack(PyObject *op, PyObject *args, PyObject *kwargs)
                                         file, NULL);
 }
 
+/* NULL in a field reads as None; a new reference. */
 static PyObject *
 or_none(PyObject *value)
 {
@@ -413,6 +446,7 @@ Task_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
     return or_none(AS_TASK(op)->context);
 }
 
+/* The number becomes "Task-N" once somebody looks; and stays so. */
 static PyObject *
 Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -439,6 +473,7 @@ Task_set_name(PyObject *op, PyObject *value)
     Py_RETURN_NONE;
 }
 
+/* asyncio's Python function, which shows the coroutine and what it waits for. */
 static PyObject *
 Task_repr(PyObject *op)
 {
@@ -475,6 +510,7 @@ get_must_cancel(PyObject *op, void *closure)
     return PyBool_FromLong(AS_TASK(op)->must_cancel);
 }
 
+/* closure: the field's offset. */
 static PyObject *
 get_object(PyObject *op, void *closure)
 {
@@ -565,6 +601,8 @@ adopt_future_members(hl_state *st)
     return rc;
 }
 
+/* Both bases are needed: Future for its methods, which are ours, and asyncio.Task for
+ * isinstance().  Their layouts are one, which hl_compat_check() has proven. */
 int
 hl_task_exec(PyObject *mod, hl_state *st)
 {

@@ -11,6 +11,8 @@ typedef struct {
     bool step;      /* called without arguments: a step; else with the future */
 } WakeupObject;
 
+/* Somebody else has entered the context: a handle, or a foreign loop.  The task is held
+ * across its step. */
 static PyObject *
 Wakeup_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
@@ -35,6 +37,7 @@ Wakeup_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwname
     Py_RETURN_NONE;
 }
 
+/* Not from a free list: this is the slow road. */
 static PyObject *
 make(hl_state *st, PyObject *task, bool step, PyObject *exc)
 {
@@ -71,6 +74,8 @@ Wakeup_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
+/* Broken up by the collector, it can still be called: then it says that the task is
+ * gone. */
 static int
 Wakeup_clear(PyObject *op)
 {
@@ -89,6 +94,8 @@ Wakeup_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+/* asyncio's repr of a future, and tools that walk callbacks, get from the wake-up to
+ * its task by __self__, as with a bound method. */
 static PyObject *
 Wakeup_self(PyObject *op, void *closure)
 {
@@ -97,7 +104,8 @@ Wakeup_self(PyObject *op, void *closure)
     return Py_NewRef(task == NULL ? Py_None : task);
 }
 
-/* Two wake-ups of the same task are the same callback. */
+/* Two wake-ups of the same task are the same callback. remove_done_callback() finds one
+ * by another, since each look makes a new one. */
 static PyObject *
 Wakeup_compare(PyObject *a, PyObject *b, int op)
 {
@@ -109,6 +117,7 @@ Wakeup_compare(PyObject *a, PyObject *b, int op)
     return PyBool_FromLong(same == (op == Py_EQ));
 }
 
+/* Agrees with the comparison above, as far as it goes: steps of one task share it. */
 static Py_hash_t
 Wakeup_hash(PyObject *op)
 {
