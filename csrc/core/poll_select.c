@@ -1,10 +1,14 @@
-/* The select backend: on every POSIX system, for descriptors below FD_SETSIZE. */
+/* The select backend: on every POSIX system, for descriptors below FD_SETSIZE.
+ *
+ * select() knows numbers only.  So this file remembers which file each number stood for
+ * when it was given to us, and looks again before it reports: what was opened under a
+ * number that its owner closed without a word is never taken for the file before. */
 #include "core/poll.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/select.h>
+#include <sys/stat.h>
 
 #define MAX_WAIT_S (31 * 24 * 3600) /* POSIX promises no longer select() than that */
 
@@ -14,6 +18,10 @@ typedef struct {
     int top;  /* one above the highest descriptor in either set */
     int next; /* where the next report starts, so that a short one starves nobody */
     uint32_t gen[FD_SETSIZE];
+    struct {
+        dev_t dev;
+        ino_t ino;
+    } file[FD_SETSIZE]; /* what is watched under each number */
 } select_poll;
 
 /* The sets are plain memory: there is no kernel object that could leak, or be shared
@@ -38,10 +46,29 @@ select_close(hl_poll *base)
     free(base);
 }
 
+/* Is the number still the file that is watched?  (Files without an inode of their own,
+ * an eventfd say, all look alike.) */
 static bool
-is_open(int fd)
+is_same(const select_poll *p, int fd)
 {
-    return fcntl(fd, F_GETFD) >= 0;
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_dev == p->file[fd].dev &&
+           st.st_ino == p->file[fd].ino;
+}
+
+/* Takes the file of this number for the one that is watched: 1 if it is another than
+ * before, 0, or -EBADF. */
+static int
+remember(select_poll *p, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        return -EBADF;
+    }
+    int other = st.st_dev != p->file[fd].dev || st.st_ino != p->file[fd].ino;
+    p->file[fd].dev = st.st_dev;
+    p->file[fd].ino = st.st_ino;
+    return other;
 }
 
 static inline bool
@@ -79,25 +106,26 @@ select_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
     if (fd < 0 || fd >= FD_SETSIZE) {
         return want == 0 ? 0 : fd < 0 ? -EBADF : -EINVAL;
     }
-    /* Nobody but us would tell that a descriptor is closed.  Giving up a side needs no
-     * look: wait() drops what it finds closed. */
+    /* Nobody but us would tell that a descriptor is closed.  Giving up a side of one is
+     * no error: wait() drops what it finds closed. */
     bool gives_up = want != old && (want & ~old) == 0;
-    if (!gives_up && !is_open(fd)) {
-        return -EBADF;
+    int other = want == 0 ? 0 : remember(p, fd);
+    if (other < 0 && !gives_up) {
+        return other;
     }
     p->gen[fd] = gen;
     set_sides(p, fd, want);
-    return 0;
+    return old != 0 && other > 0;
 }
 
-/* A closed descriptor makes every select() fail.  epoll forgets it silently, so do we.
- * Were there any? */
+/* A closed descriptor makes every select() fail.  epoll forgets it silently, and so do
+ * we, also where its number is in use again.  Were there any? */
 static HL_COLD bool
 drop_closed(select_poll *p)
 {
     bool any = false;
     for (int fd = p->top - 1; fd >= 0; fd--) {
-        if (is_watched(p, fd) && !is_open(fd)) {
+        if (is_watched(p, fd) && !is_same(p, fd)) {
             set_sides(p, fd, 0);
             any = true;
         }
@@ -131,6 +159,11 @@ report(select_poll *p, const fd_set *r, const fd_set *w, int left, hl_fired *out
     for (int i = 0; i < 2; i++) {
         int fd = part[i][0];
         while ((fd = next_ready(r, w, fd, part[i][1], &left)) >= 0) {
+            if (HL_UNLIKELY(!is_same(p, fd))) {
+                set_sides(p, fd, 0); /* its owner closed it: this is a stranger's */
+                fd++;
+                continue;
+            }
             out[n++] = (hl_fired){fd, p->gen[fd],
                                   (FD_ISSET(fd, r) ? HL_READ : 0u) |
                                       (FD_ISSET(fd, w) ? HL_WRITE : 0u)};

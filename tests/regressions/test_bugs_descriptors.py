@@ -162,10 +162,7 @@ async def events_of_another(times: int) -> None:
 
 
 @pytest.mark.bug(6)
-def test_watcher_of_a_closed_descriptor_fires_for_the_next_owner(run: Any, loop_kind: str) -> None:
-    if loop_kind == "hotloop-select":
-        pytest.skip("select(2) knows numbers only: its watchers must be removed before the close")
-
+def test_watcher_of_a_closed_descriptor_fires_for_the_next_owner(run: Any) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         wrong: list[int] = []
