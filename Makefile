@@ -16,6 +16,7 @@
 #   make package      an sdist, a wheel built from it, and that wheel at work
 #   make full         all of these but bench
 #   make build        builds and installs into the virtual environment
+#   make tools        what lint and integration need beside that
 #   make clean        removes all that make made
 #
 # PYTEST= adds arguments to pytest: make test PYTEST="-k timers --backend select"
@@ -86,8 +87,10 @@ $(PROGRAMS): $(INSTALLED) tools/requirements-integration.txt
 	@$(PIP) install -r tools/requirements-integration.txt
 	@touch $@
 
-.PHONY: build
+.PHONY: build tools
 build: $(INSTALLED)
+
+tools: $(LINTERS) $(PROGRAMS)
 
 # ---- what one runs -----------------------------------------------------------------------
 
@@ -136,14 +139,14 @@ asan: $(INSTALLED)
 debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
 
-.PHONY: conformance conformance-full regressions bench package full clean
 # For a debug build of Python: PY=python3.14-dbg. Each test six times.
 REFLEAK := $(addprefix tests/unit/test_,future.py task.py handle.py timers.py eager.py contexts.py)
 .PHONY: refleak
 refleak: $(INSTALLED)
 	PYTHONPATH=$(CURDIR)/tests/leaks $(BIN)/python -m pytest -q -p refleak -p no:cacheprovider \
 	    --backend epoll $(REFLEAK) $(PYTEST)
-.PHONY: conformance conformance-full bench package full clean
+
+.PHONY: conformance conformance-full regressions bench package full clean
 conformance conformance-full: $(INSTALLED)
 	@$(BIN)/python tests/conformance/run.py --out build/conformance-$(TAG) \
 	    $(patsubst conformance-%,--%,$(filter-out conformance,$@))
@@ -156,6 +159,11 @@ ifdef LOOP
 else
 	$(BIN)/python -m pytest -q tests/regressions $(PYTEST)
 endif
+
+EXAMPLES ?= 10000
+.PHONY: differential
+differential: $(INSTALLED)
+	HOTLOOP_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/differential -k generated $(PYTEST)
 
 bench: $(INSTALLED)
 	@$(PIP) install '.[bench]'
