@@ -6,6 +6,7 @@
 
 #include <time.h>
 
+/* Cannot fail for this clock; the same reading as time.monotonic_ns(). */
 static inline int64_t
 hl_clock_ns(void)
 {
@@ -14,6 +15,8 @@ hl_clock_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
+/* The same arithmetic as the interpreter's, so that loop.time() and time.monotonic()
+ * compare. */
 static inline double
 hl_clock_seconds(void)
 {

@@ -10,6 +10,7 @@ typedef struct hl_node {
     struct hl_node *next, *prev;
 } hl_node;
 
+/* Also what makes an unlinked node: it is its own neighbour. */
 static inline void
 hl_list_init(hl_node *n)
 {
@@ -32,6 +33,7 @@ hl_list_push(hl_node *head, hl_node *n)
     head->prev = n;
 }
 
+/* Nobody needs to know which list it is. */
 static inline void
 hl_list_remove(hl_node *n)
 {

@@ -20,6 +20,7 @@ is_there(const hl_poll_ops *ops)
     return rc == 0 || rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM;
 }
 
+/* A name is taken at its word: whether the kernel has it shows when it is opened. */
 const hl_poll_ops *
 hl_poll_find(const char *name)
 {

@@ -122,6 +122,7 @@ wait_raw(epoll_poll *p, int cap, int64_t timeout_ns)
         if (HL_LIKELY(n >= 0 || (errno != ENOSYS && errno != EPERM))) {
             return n;
         }
+        /* Not asked again: milliseconds have to do from now on. */
         p->no_pwait2 = true;
     }
 #endif
@@ -168,6 +169,7 @@ epoll_await(hl_poll *base, hl_fired *out, int cap, int64_t timeout_ns)
     return n;
 }
 
+/* A loop can itself be watched by another poller, by this number. */
 static int
 epoll_fileno(hl_poll *base)
 {

@@ -266,6 +266,8 @@ Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     if (take_args("call_at", params_at, 2, &args, &nargs, kwnames, in, &ctx) < 0) {
         return NULL;
     }
+    /* asyncio's own check, with its text; all other wrong types fail in the arithmetic.
+     */
     if (args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
         return NULL;
@@ -470,6 +472,8 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (HL_UNLIKELY(self->task_factory != NULL)) {
+        /* Any callable at all: what it returns goes to the caller unlooked at, as in
+         * asyncio. */
         if (self->task_factory != st->eager_factory || !st->native) {
             return create_by_factory(self, args, nargs, kwnames);
         }
@@ -486,6 +490,7 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (HL_UNLIKELY(!st->native)) {
         return create_base_task(self, &in);
     }
+    /* The ring, or the future that it waits for, keeps the task alive from here on. */
     return hl_task_new(st, st->t_Task, in.coro, op, in.name, in.context, eager);
 }
 
@@ -509,6 +514,8 @@ Loop_set_task_factory(PyObject *op, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
+/* As it was given, None for none: asyncio's eager_task_factory too, though we do not
+ * call it. */
 static PyObject *
 Loop_get_task_factory(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -516,6 +523,8 @@ Loop_get_task_factory(PyObject *op, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(factory == NULL ? Py_None : factory);
 }
 
+/* time.monotonic() by another way; a subclass that overrides it is asked wherever the
+ * loop needs the time. */
 static PyObject *
 Loop_time(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 {

@@ -171,6 +171,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
     self->mod = Py_NewRef(st->mod);
     self->wake.rfd = self->wake.wfd = -1;
     self->signal_rfd = -1;
+    /* asyncio's default. */
     self->slow_callback_duration = 0.1;
     self->closed = true; /* until __init__ has opened it */
     hl_fdtab_init(&self->fds);
@@ -268,11 +269,14 @@ Loop_dealloc(PyObject *op)
     PyObject_ClearWeakRefs(op);
     /* What finalisers find from here on is a closed loop. */
     self->closed = true;
+    /* Runs finalisers of all that was queued: the loop is closed, and takes nothing. */
     (void)Loop_clear(op);
     hl_signals_close(self);
     close_poller(self);
     hl_sched_fini(&self->sched);
     hl_fdtab_fini(&self->fds);
+    /* No transport reads any more: a read takes the buffer anew, and the loop is
+     * closed. */
     free(self->scratch);
     self->brand = NULL;
     type->tp_free(op);
@@ -617,6 +621,8 @@ static PyMethodDef loop_methods[] = {
 };
 
 static PyGetSetDef loop_getset[] = {
+    /* Attributes of asyncio's that programs and debuggers read, and two of ours:
+     * backend and _turns. */
     {"_thread_id", get_thread_id, NULL, "The running thread's ident, or None.", NULL},
     {"backend", get_backend, NULL, "The poller's name.", NULL},
     {"_turns", get_turns, NULL, "How many turns the loop has taken.", NULL},

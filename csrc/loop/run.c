@@ -147,6 +147,7 @@ queue_due(LoopObject *self)
     now += CLOCK_RESOLUTION;
     hl_timer *top;
     while ((top = hl_heap_top(&s->timers)) != NULL && !(top->when >= now)) {
+        /* No foreign code runs between looking at the top and taking it. */
         (void)hl_heap_pop(&s->timers);
         /* The heap's reference becomes the ring's. */
         if (hl_sched_push_steal(s, HL_KIND_HANDLE, hl_timer_handle(top), NULL) < 0) {

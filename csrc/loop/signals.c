@@ -61,6 +61,7 @@ current_pair(LoopObject *self)
     return p->users > 0 ? p : NULL;
 }
 
+/* By the number: after a fork the parent's pipe may still be on record. */
 static bool
 is_attached(LoopObject *self, const hl_sigpair *p)
 {
@@ -160,6 +161,7 @@ on_bytes(PyObject *capsule)
 
 /* ---- a loop and the pipe ---- */
 
+/* The capsule dies with the watch. obj NULL: ours is the only watch on that number. */
 static void
 unwatch_pipe(LoopObject *self)
 {
@@ -169,6 +171,7 @@ unwatch_pipe(LoopObject *self)
     hl_loop_unwatch(self, rfd, HL_READ, NULL);
 }
 
+/* The loop owns the number like a transport does, so that add_reader() refuses it. */
 static int
 watch_pipe(LoopObject *self, int rfd)
 {
@@ -241,6 +244,8 @@ detach(LoopObject *self)
 
 /* ---- for loop.c ---- */
 
+/* In any other thread this does nothing, and signals wait for the main thread's loop.
+ */
 int
 hl_signals_enter(LoopObject *self)
 {
@@ -297,6 +302,7 @@ leave(LoopObject *self, hl_sigpair *p)
     return drain(self, old) < 0 ? -1 : rc; /* it is due its copy of the last ones */
 }
 
+/* Part of leave() in loop.c: it must not fail, so it reports. */
 void
 hl_signals_leave(LoopObject *self)
 {
@@ -327,6 +333,8 @@ let_go(LoopObject *self)
     return uninstall(self->sched.st, p);
 }
 
+/* Idempotent.  In a thread that is not the main one the wakeup fd cannot be taken away.
+ */
 void
 hl_signals_close(LoopObject *self)
 {
@@ -343,6 +351,8 @@ hl_signals_close(LoopObject *self)
 
 /* ---- for _signals.py ---- */
 
+/* For the first add_signal_handler().  ValueError in any other thread than the main
+ * one. */
 static PyObject *
 Loop_hold_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -370,6 +380,7 @@ Loop_hold_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* For the last remove_signal_handler(). */
 static PyObject *
 Loop_drop_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -379,6 +390,8 @@ Loop_drop_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* add_signal_handler() keeps a handle and queues it for each signal: not scheduled
+ * here. */
 static PyObject *
 Loop_make_handle(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {

@@ -374,6 +374,8 @@ hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
         uint32_t side = i % 2 ? HL_WRITE : HL_READ; /* the reader first, as asyncio */
         /* Looked up for each side: dropping a cancelled handle runs Python code. */
         hl_watch *w = hl_fdtab_peek(&self->fds, f->fd);
+        /* A generation that has passed: the event was for an earlier use of the number.
+         */
         if (w == NULL || w->gen != f->gen || !(f->events & side)) {
             continue;
         }

@@ -174,6 +174,7 @@ begin_closing(DatagramTransport *t)
     if (t->loop == NULL) {
         return;
     }
+    /* Drops the loop's reference; the caller holds one. */
     hl_transport_stop_reading(HL_TRANSPORT(t));
     if (t->owned) {
         t->owned = false;
@@ -249,6 +250,7 @@ hl_dgram_lost(DatagramTransport *t, PyObject *exc)
     PyObject *raised = res == NULL ? PyErr_GetRaisedException() : NULL;
     Py_XDECREF(res);
     release(t);
+    /* A call by hand skips schedule_lost(): the methods must find the mark even so. */
     t->conn_lost += t->conn_lost == 0;
     hl_dgram_drop(t);
     Py_CLEAR(t->read_ctx);
@@ -448,6 +450,7 @@ static PyMethodDef dgram_methods[] = {
      "Number of bytes that wait to be sent."},
     {"get_write_buffer_limits", hl_transport_get_write_buffer_limits, METH_NOARGS,
      "The low- and the high-water mark."},
+    /* By asyncio's names; _start is ours, for loops that are not plain. */
     {"_force_close", dgram_force_close, METH_O, NULL},
     {"_call_connection_lost", dgram_call_connection_lost, METH_O, NULL},
     {"_start", dgram_start, METH_NOARGS, NULL},

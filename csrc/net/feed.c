@@ -16,6 +16,7 @@
  * classes had at import, then the functions, then their codes. */
 enum { DATA_RECEIVED, STREAM_READER, FEED_DATA, WAKEUP_WAITER, SEEN };
 
+/* Borrowed, and immutable for as long as the module lives. */
 static inline PyObject *
 seen(hl_state *st, int which)
 {
@@ -103,6 +104,8 @@ typedef struct {
     Py_ssize_t limit;
 } feed_target;
 
+/* Dropping the reader may be the end of it, and run what its fields' finalisers run:
+ * the last thing that is done. */
 static void
 drop(feed_target *r)
 {
@@ -199,6 +202,7 @@ feed_reader(hl_state *st, feed_target *r, const void *data, Py_ssize_t n)
         return -1; /* somebody holds a view of it */
     }
     memcpy(PyByteArray_AS_STRING(r->buffer) + have, data, (size_t)n);
+    /* asyncio's _wakeup_waiter(): the field is emptied before the waiter is told. */
     if (r->waiter != Py_None) {
         if (PyObject_GenericSetAttr(r->self, st->s__waiter, Py_None) < 0) {
             return -1;
@@ -208,12 +212,14 @@ feed_reader(hl_state *st, feed_target *r, const void *data, Py_ssize_t n)
             return -1;
         }
     }
+    /* asyncio slows the transport down at twice the limit. */
     if (HL_LIKELY(PyByteArray_GET_SIZE(r->buffer) <= 2 * r->limit)) {
         return 0;
     }
     return pause_transport(st, r->self);
 }
 
+/* The checks that cost nothing come first; none of them has a side effect. */
 int
 hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
 {
@@ -226,6 +232,8 @@ hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
     }
     feed_target r = {0};
     int rc = find_reader(st, protocol, &r);
+    /* asyncio's data_received() without a reader: the bytes are gone, and nobody is
+     * told. */
     if (rc < 0) {
         return 1;
     }
@@ -238,21 +246,26 @@ hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
 
 /* ---- for transports over a descriptor ---- */
 
-/* The ordinary way: bytes, and a call. */
+/* protocol.data_received(data), which steals data: 1, or -1 with what it raised. */
 static int
-read_and_call(hl_transport *t, int fd, bool sock, ssize_t *n)
+deliver(hl_transport *t, PyObject *data)
 {
-    PyObject *data = hl_transport_read(t, fd, sock, n);
-    if (data == NULL) {
-        return 0;
-    }
     PyObject *res = hl_transport_upcall(t, t->st->s_data_received, data);
     Py_DECREF(data);
     Py_XDECREF(res);
     return res == NULL ? -1 : 1;
 }
 
-/* The same for what is in the scratch buffer already. */
+/* The ordinary way: bytes, and a call. */
+static int
+read_and_call(hl_transport *t, int fd, bool sock, ssize_t *n)
+{
+    PyObject *data = hl_transport_read(t, fd, sock, n);
+    return data == NULL ? 0 : deliver(t, data);
+}
+
+/* The same for what is in the scratch buffer already: copied before any call, since
+ * that may read into it again. */
 static int
 call_with(hl_transport *t, const unsigned char *buf, ssize_t *n)
 {
@@ -261,12 +274,11 @@ call_with(hl_transport *t, const unsigned char *buf, ssize_t *n)
         *n = -ENOMEM;
         return 0;
     }
-    PyObject *res = hl_transport_upcall(t, t->st->s_data_received, data);
-    Py_DECREF(data);
-    Py_XDECREF(res);
-    return res == NULL ? -1 : 1;
+    return deliver(t, data);
 }
 
+/* A protocol that cannot be fed is found out before the read, so that bulk reads go
+ * straight into their object; one that looks right gets the scratch buffer. */
 int
 hl_feed_read(hl_transport *t, int fd, bool sock, ssize_t *n)
 {

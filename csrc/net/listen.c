@@ -175,6 +175,7 @@ connection(Listener *l, int fd, const hl_sockaddr *a, socklen_t len)
             rc = -1;
         }
     }
+    /* Nobody has adopted it: the factory raised, or closed the server. */
     if (fd >= 0) {
         (void)close(fd);
     }

@@ -71,6 +71,7 @@ hl_pipe_lost(PipeTransport *t, PyObject *exc)
         hl_transport_stop_reading(HL_TRANSPORT(t));
         hl_transport_stop_writing(HL_TRANSPORT(t));
     }
+    /* For a call by hand, which hl_pipe_close() did not prepare. */
     t->closing = t->lost = true;
     hl_wqueue_clear(&t->out);
     Py_CLEAR(t->read_ctx);
@@ -183,6 +184,8 @@ adopt(PipeTransport *t, PyObject *pipe)
 {
     hl_state *st = t->st;
     t->fd = descriptor(st, pipe);
+    /* asyncio's order: the entry in `extra` is made even for a pipe that is refused
+     * next. */
     if (t->fd < 0 || PyObject_SetItem(t->extra, st->s_pipe, pipe) < 0 ||
         check_kind(t) < 0 || hl_loop_check_closed(t->loop) < 0 ||
         set_nonblocking(t->fd) < 0) {
@@ -362,6 +365,8 @@ pipe_dealloc(PyObject *self)
 
 static PyGetSetDef pipe_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    /* asyncio's attributes; _pipe can be set, as there: detaching is how programs keep
+     * it open. */
     {"_pipe", hl_transport_get_object, set_pipe, NULL, FIELD(pipe)},
     {"_fileno", hl_transport_get_fd, NULL, NULL, NULL},
     {"_loop", hl_transport_get_object, NULL, NULL, FIELD(loop)},

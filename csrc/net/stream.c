@@ -181,9 +181,11 @@ make(LoopObject *loop, const hl_stream_args *args)
     t->low = 16 * 1024;
     hl_wqueue_init(&t->out);
     t->extra = args->extra != NULL ? Py_NewRef(args->extra) : PyDict_New();
+    /* From 3.15 on asyncio's transports run all their calls in one context. */
     t->own_ctx = HL_STREAM_HAS_CONTEXT;
     t->read_ctx =
         args->context != NULL ? Py_NewRef(args->context) : PyContext_CopyCurrent();
+    /* Everything is in its place by now: what follows may run foreign code. */
     if (t->extra == NULL || t->read_ctx == NULL ||
         set_protocol(t, args->protocol) < 0 || set_addresses(t, args) < 0) {
         Py_DECREF(t);
@@ -275,6 +277,9 @@ closed_sock(StreamTransport *t)
     return sock;
 }
 
+/* The sockets of accepted connections exist as a number only, until somebody asks.
+ * Making the object calls socket.socket, a Python class; the descriptor is its own from
+ * then on, and ours to close through it. */
 PyObject *
 hl_stream_sock(StreamTransport *t)
 {
@@ -461,6 +466,7 @@ stream_make_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
         PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
         return NULL;
     }
+    /* A write that is held is the program's past: asyncio would have sent it. */
     if (hl_stream_settle(t) < 0) {
         return NULL;
     }
@@ -473,6 +479,7 @@ stream_make_empty_waiter(PyObject *self, PyObject *Py_UNUSED(unused))
     if (fut == NULL) {
         return NULL;
     }
+    /* From here on write() refuses: sendfile() has the connection to itself. */
     t->empty_waiter = Py_NewRef(fut);
     if (t->out.bytes == 0 && hl_waiter_set(t->st, fut, Py_None, NULL) < 0) {
         Py_CLEAR(fut);
@@ -655,6 +662,8 @@ static PyMethodDef stream_methods[] = {
     {"write_eof", hl_stream_write_eof, METH_NOARGS,
      "Close the writing end once everything written has left."},
     {"can_write_eof", stream_can_write_eof, METH_NOARGS, "True."},
+    /* By asyncio's names, for its own modules and for the entries that we queue by
+     * name; _start and _lend are ours. */
     {"_force_close", stream_force_close, METH_O, NULL},
     {"_call_connection_lost", stream_call_connection_lost, METH_O, NULL},
     {"_start", stream_start, METH_NOARGS, NULL},
@@ -668,6 +677,8 @@ static PyMethodDef stream_methods[] = {
 
 static PyGetSetDef stream_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    /* asyncio's attributes, which libraries read: they show our fields, and cannot be
+     * set. */
     {"_extra", get_extra, NULL, NULL, NULL},
     {"_sock", get_sock, NULL, NULL, NULL},
     {"_sock_fd", hl_transport_get_fd, NULL, NULL, NULL},
@@ -698,6 +709,8 @@ static PyType_Slot stream_slots[] = {
 static PyType_Spec stream_spec = {
     .name = "hotloop._core.StreamTransport",
     .basicsize = sizeof(StreamTransport),
+    /* Programs set attributes on transports and hold weak references to them, as
+     * asyncio's allow.  Only the loop makes one. */
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
              Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_MANAGED_DICT |
              Py_TPFLAGS_MANAGED_WEAKREF,

@@ -21,6 +21,7 @@
 
 static int on_writable(PyObject *self);
 
+/* The watch alone: what the queue holds is not touched. */
 void
 hl_stream_stop_writing(StreamTransport *t)
 {
@@ -29,12 +30,14 @@ hl_stream_stop_writing(StreamTransport *t)
 
 /* ---- flow control ---- */
 
+/* 0, or -1 for what must propagate from pause_writing(). */
 static int
 maybe_pause(StreamTransport *t)
 {
     return hl_flow_pause(HL_TRANSPORT(t), t->out.bytes);
 }
 
+/* New marks may make what is held look like back-pressure, so it is sent first. */
 PyObject *
 hl_stream_set_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -56,7 +59,9 @@ hl_stream_set_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- sending ---- */
 
-/* The socket took what it could: wait until it takes more. */
+/* The socket took what it could: wait until it takes more.  The context is kept for the
+ * upcalls that follow: resume_writing() runs in it, as it does in asyncio, where
+ * add_writer() copies it here.  May call pause_writing(). */
 static int
 begin_waiting(StreamTransport *t)
 {
@@ -72,7 +77,8 @@ begin_waiting(StreamTransport *t)
     return maybe_pause(t);
 }
 
-/* What follows a send of held bytes that did not take all of them. */
+/* What follows a send of held bytes that did not take all of them. rc is a -errno.  The
+ * transport may be closed when this returns. */
 static int
 after_flush(StreamTransport *t, int rc)
 {
@@ -83,6 +89,8 @@ after_flush(StreamTransport *t, int rc)
     return hl_stream_fatal(t, "Fatal write error on socket transport");
 }
 
+/* No upcall unless something goes wrong or the socket is full; callers that go on look
+ * at `closing` and conn_lost. */
 int
 hl_stream_flush(StreamTransport *t)
 {
@@ -240,6 +248,8 @@ check_writable(StreamTransport *t, const char *eof, const char *busy)
     return 0;
 }
 
+/* Bytes that are exact need no copy, wherever they have to wait: nobody can change
+ * them.  Anything else is looked at through its buffer, which may be foreign code. */
 PyObject *
 hl_stream_write(PyObject *self, PyObject *data)
 {
@@ -258,6 +268,7 @@ hl_stream_write(PyObject *self, PyObject *data)
         return len < 0 ? NULL : Py_NewRef(Py_None);
     }
     int rc;
+    /* Looked at after PyObject_Size(), which a subclass may override. */
     if (HL_UNLIKELY(t->conn_lost)) {
         rc =
             hl_transport_lost_write(HL_TRANSPORT(t), "socket.send() raised exception.");
@@ -283,7 +294,8 @@ as_line(PyObject *item)
 }
 
 /* Every element must be bytes-like before the first one is taken; views keep the memory
- * of mutable elements in place meanwhile.  Views, or bytes as they are. */
+ * of mutable elements in place meanwhile.  Views, or bytes as they are. asyncio makes
+ * its views of all of them before it writes any. */
 static PyObject *
 collect(PyObject *list)
 {
@@ -303,7 +315,8 @@ collect(PyObject *list)
     return items;
 }
 
-/* Bytes, or a view; one that is not contiguous is laid out anew. */
+/* Bytes, or a view; one that is not contiguous is laid out anew.  Steals nothing; item
+ * is held by the list of collect(). */
 static int
 enqueue_line(StreamTransport *t, PyObject *item)
 {
@@ -333,6 +346,8 @@ after_lines(StreamTransport *t)
     return may_hold(t, 0) ? queue_flush(t) : hl_stream_flush(t);
 }
 
+/* asyncio's order of checks.  Iterating runs foreign code that may write, abort or
+ * close: after_lines() sees what is left to be done. */
 PyObject *
 hl_stream_writelines(PyObject *self, PyObject *list)
 {
@@ -374,6 +389,8 @@ shut_down(StreamTransport *t)
     return shutdown(*t->live_fd, SHUT_WR) < 0 ? hl_raise_int(-errno) : 0;
 }
 
+/* Held bytes go first; those that wait for room put the half-close off, and
+ * on_drained() does it. */
 PyObject *
 hl_stream_write_eof(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -387,6 +404,7 @@ hl_stream_write_eof(PyObject *self, PyObject *Py_UNUSED(unused))
     if (t->closing) { /* the last write failed */
         Py_RETURN_NONE;
     }
+    /* Set before shutdown(): a failure leaves no way to write either, as in asyncio. */
     t->eof = true;
     if (t->out.bytes == 0 && shut_down(t) < 0) {
         return NULL;
@@ -396,7 +414,8 @@ hl_stream_write_eof(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- room to write again ---- */
 
-/* A wait for room ended with an error. */
+/* A wait for room ended with an error.  The exception goes two ways: to
+ * connection_lost(), and to sendfile() which waits for an empty queue. */
 static int
 on_send_error(StreamTransport *t, int err)
 {
@@ -434,6 +453,8 @@ on_drained(StreamTransport *t)
     return t->eof ? shut_down(t) : 0;
 }
 
+/* One call for as much as the socket takes. resume_writing() may fill the queue again,
+ * close, or abort: each is looked at after it. */
 static int
 write_more(PyObject *self)
 {
@@ -452,6 +473,7 @@ write_more(PyObject *self)
     return t->out.bytes > 0 || t->conn_lost ? 0 : on_drained(t);
 }
 
+/* The ring's entry holds the transport. */
 static int
 on_writable(PyObject *self)
 {

@@ -123,6 +123,7 @@ swap_agrees(hl_state *st, PyObject *loop, PyObject **place)
     }
     before = PyObject_Vectorcall(st->i_swap_current_task, args, 2, NULL);
     if (before != NULL) {
+        /* Looked at while it is there, and again after the one before is put back. */
         ok = *place == task;
         args[1] = before;
         back = PyObject_Vectorcall(st->i_swap_current_task, args, 2, NULL);
@@ -186,6 +187,8 @@ find_tstate(hl_state *st, PyObject *task)
     };
     int ok = list_agrees(task, &at) ? record_agrees(st, &at) : 0;
     if (ok > 0) {
+        /* Only what has been seen to agree is ever used: otherwise asyncio is called.
+         */
         at.known = true;
         st->tstate = at;
     }

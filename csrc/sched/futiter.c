@@ -54,6 +54,7 @@ Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
             PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
             return PYGEN_ERROR;
         }
+        /* The other half of the protocol: the task clears it when it waits. */
         f->blocking = 1;
         *out = Py_NewRef(fut);
         return PYGEN_NEXT;

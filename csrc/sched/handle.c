@@ -13,6 +13,7 @@
 #define AS_HANDLE(op) ((HandleObject *)(op))
 #define AS_TIMER(op) ((TimerObject *)(op))
 
+/* The node is embedded: no field of its own leads back. */
 PyObject *
 hl_timer_handle(hl_timer *node)
 {
@@ -111,6 +112,7 @@ finish_new(hl_sched *s, PyObject *op, PyObject *loop, PyObject *callback,
     return op;
 }
 
+/* In no queue yet; the caller pushes it, or drops it. */
 PyObject *
 hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *args,
               Py_ssize_t nargs, PyObject *ctx)
@@ -120,6 +122,7 @@ hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *
     return finish_new(s, op, loop, callback, args, nargs, ctx);
 }
 
+/* Up to 3.13 asyncio has no type of its own for it. */
 PyObject *
 hl_safehandle_new(hl_sched *s, PyObject *loop, PyObject *callback,
                   PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
@@ -135,6 +138,8 @@ hl_safehandle_new(hl_sched *s, PyObject *loop, PyObject *callback,
     return finish_new(s, op, loop, callback, args, nargs, ctx);
 }
 
+/* In the heap when this returns.  Pushing is the last step that can fail, so that a
+ * failure never has to take a timer out again. */
 PyObject *
 hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
              PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
@@ -402,6 +407,7 @@ hl_handle_cancel(PyObject *op)
 
 /* ---- the Python face ---- */
 
+/* asyncio's cancel(), idempotent. */
 static PyObject *
 Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -417,6 +423,7 @@ Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(AS_HANDLE(op)->cancelled);
 }
 
+/* asyncio's _run(), for loops and tests that run handles by hand. */
 static PyObject *
 Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -426,6 +433,7 @@ Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* None in a handle that the collector has cleared. */
 static PyObject *
 Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -433,6 +441,7 @@ Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(ctx == NULL ? Py_None : ctx);
 }
 
+/* The very object that the program gave to TimerHandle(), where it did. */
 static PyObject *
 Timer_when(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -540,6 +549,8 @@ hl_handle_tp_init(PyObject *op, PyObject *args, PyObject *kwargs)
     return init_common(AS_HANDLE(op), callback, cargs, loop, context);
 }
 
+/* A timer made by hand is in no heap: the loop knows nothing of it, as under asyncio.
+ */
 static int
 Timer_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -561,6 +572,7 @@ Timer_init(PyObject *op, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
+/* The object can be torn down from here on, whether or not __init__ runs. */
 PyObject *
 hl_handle_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
                  PyObject *Py_UNUSED(kwargs))
@@ -607,6 +619,7 @@ hl_handle_tp_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
+/* drop_call() is safe however often it is called. */
 int
 hl_handle_tp_clear(PyObject *op)
 {
@@ -753,6 +766,8 @@ static PyType_Spec timer_spec = {
     .slots = timer_slots,
 };
 
+/* asyncio's classes are their bases, so isinstance() holds; the layouts were checked
+ * before (hl_compat_check). */
 int
 hl_handle_exec(PyObject *mod, hl_state *st)
 {

@@ -9,12 +9,15 @@
 
 #define AS_SAFE(op) ((SafeHandleObject *)(op))
 
+/* Noted before the callback runs, with the GIL held: who waits sees it, or no callback.
+ */
 void
 hl_safehandle_enter(PyObject *op)
 {
     AS_SAFE(op)->runner = PyThread_get_thread_ident();
 }
 
+/* Opens the gate for all who wait: each passes it on to the next. */
 void
 hl_safehandle_leave(PyObject *op)
 {
@@ -35,6 +38,7 @@ hl_safehandle_fini(PyObject *op)
     }
 }
 
+/* 0, or -1 with MemoryError. */
 static int
 shut_gate(SafeHandleObject *self)
 {
@@ -87,6 +91,7 @@ when_idle(PyObject *op, Py_ssize_t which)
     return r;
 }
 
+/* From the callback itself it does not wait: the runner is this thread. */
 static PyObject *
 SafeHandle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {

@@ -370,6 +370,7 @@ hl_task_step(hl_state *st, TaskObject *t, PyObject *exc)
             return -1;
         }
     }
+    /* Before the coroutine runs: dropping what it waited for may run foreign code. */
     Py_CLEAR(t->fut_waiter);
     if (HL_UNLIKELY(t->coro == NULL)) {
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");

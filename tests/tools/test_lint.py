@@ -79,3 +79,17 @@ def test_text(tmp_path: Path, text: str, faults: int) -> None:
     file = tmp_path / "x.c"
     file.write_text(text)
     assert len(load("text").faults_of(file)) == faults
+
+
+@pytest.mark.parametrize(("comments", "failed"), [(5, 1), (15, 0), (30, 1)])
+def test_share_of_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comments: int, failed: int
+) -> None:
+    pytest.importorskip("lizard", reason="is in the environment of the lint only")
+    module = load("functions")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "csrc").mkdir()
+    code = ["static int", "f(void)", "{", "    return 0;", "}"]
+    lines = ["/* why */"] * comments + code + [""] * (100 - comments - len(code))
+    (tmp_path / "csrc" / "x.c").write_text("\n".join(lines) + "\n")
+    assert module.main() == failed

@@ -13,6 +13,7 @@ MOST_LINES = 120
 MOST_BRANCHES = 25  # cyclomatic complexity
 MANY_BRANCHES = 15
 SHARE_WITH_MANY = 0.04
+LEAST_COMMENT, MOST_COMMENT = 0.12, 0.20  # of all lines
 
 
 def comment_lines(text: str) -> int:
@@ -42,16 +43,20 @@ def main() -> int:
     if len(many) > SHARE_WITH_MANY * len(functions):
         faults += [f"{name}: complexity {n}" for name, n in many if n <= MOST_BRANCHES]
         faults.append(f"{len(many)} of {len(functions)} functions over complexity {MANY_BRANCHES}")
+    texts = [path.read_text() for path in paths]
+    comments = sum(map(comment_lines, texts)) / sum(text.count("\n") for text in texts)
+    if not LEAST_COMMENT <= comments <= MOST_COMMENT:
+        faults.append(
+            f"comment lines {comments:.1%}: not between {LEAST_COMMENT:.0%} and {MOST_COMMENT:.0%}"
+        )
     for fault in faults:
         print(f"    {fault}")
 
     lengths = [lines for _, lines, _ in functions]
-    texts = [path.read_text() for path in paths]
-    comments = sum(map(comment_lines, texts)) / sum(text.count("\n") for text in texts)
     print(
         f"    {len(functions)} functions, median {statistics.median(lengths):.0f} lines, longest"
         f" {max(lengths)}; {len(many)} over complexity {MANY_BRANCHES};"
-        f" comment lines {comments:.0%}"
+        f" comment lines {comments:.1%}"
     )
     return bool(faults)
 
