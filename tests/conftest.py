@@ -7,6 +7,8 @@ Fixtures for loops:
   make_loop  a function that makes further ones.
   anyloop    stock asyncio's loop, then a hotloop on each backend: for tests that state what
              asyncio does and ask the same of hotloop.
+  run        runs a coroutine on `anyloop`; `handled` is what that hands to its exception handler.
+  hotrun     runs one on `loop`: where stock asyncio has a defect; `handled_hot` likewise.
 
 After each test: no task is pending on its loops, the asyncio logger has got no error (nothing
 reached the default exception handler), no descriptor is open that was not before. A test that
@@ -22,7 +24,8 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,7 @@ FDS = "/proc/self/fd"
 FAILED = pytest.StashKey[bool]()  # set once a phase of the test has failed
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 # A shell starts background jobs with Ctrl-C ignored; tests and the children that they start
@@ -187,3 +191,49 @@ def anyloop(
         return factory_of_loops(importlib.import_module(loop_kind).new_event_loop)
     name = loop_kind.removeprefix("hotloop-")
     return factory_of_loops(lambda: hotloop.new_event_loop(backend=name))
+
+
+@pytest.fixture
+def limit() -> float | None:
+    """Seconds after which `run` and `hotrun` give up, so that a hang is a failure; None: never.
+
+    A folder whose tests may hang has a fixture of its own.
+    """
+    return None
+
+
+def runner(loop: asyncio.AbstractEventLoop, limit: float | None) -> Run:
+    async def bounded(main: Coroutine[Any, Any, Any]) -> Any:
+        async with asyncio.timeout(limit):
+            return await main
+
+    # without a limit as bare as can be: some tests count turns and timers
+    if limit is None:
+        return loop.run_until_complete
+    return lambda main: loop.run_until_complete(bounded(main))
+
+
+@pytest.fixture
+def run(anyloop: asyncio.AbstractEventLoop, limit: float | None) -> Run:
+    return runner(anyloop, limit)
+
+
+@pytest.fixture
+def hotrun(loop: asyncio.AbstractEventLoop, limit: float | None) -> Run:
+    return runner(loop, limit)
+
+
+def take_reports(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: found.append(context))
+    return found
+
+
+@pytest.fixture
+def handled(anyloop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    return take_reports(anyloop)
+
+
+@pytest.fixture
+def handled_hot(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    return take_reports(loop)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import pathlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from bugs import door
 from netlib import LIMIT
 from tlslib import Certs
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Program = Callable[..., str]
 
 
@@ -45,22 +42,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
-def run(anyloop: asyncio.AbstractEventLoop) -> Run:
-    """Runs a coroutine on stock asyncio, then on hotloop with each backend; it cannot hang."""
-
-    async def bounded(main: Coroutine[Any, Any, Any]) -> Any:
-        async with asyncio.timeout(2 * LIMIT):
-            return await main
-
-    return lambda main: anyloop.run_until_complete(bounded(main))
-
-
-@pytest.fixture
-def handled(anyloop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
-    """What the loop hands to its exception handler."""
-    found: list[dict[str, Any]] = []
-    anyloop.set_exception_handler(lambda loop, context: found.append(context))
-    return found
+def limit() -> float:
+    return 2 * LIMIT
 
 
 @pytest.fixture(scope="session")
