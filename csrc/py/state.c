@@ -180,3 +180,10 @@ hl_type_add(PyObject *mod, PyTypeObject **slot, PyType_Spec *spec, PyObject *bas
     *slot = (PyTypeObject *)type;
     return PyModule_AddType(mod, *slot);
 }
+
+PyObject *
+hl_get_object(PyObject *op, void *closure)
+{
+    PyObject *value = *(PyObject **)((char *)op + (size_t)closure);
+    return Py_NewRef(value == NULL ? Py_None : value);
+}

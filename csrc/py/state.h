@@ -251,5 +251,8 @@ int hl_state_clear(hl_state *st);
 /* Makes a heap type, stores it in *slot and publishes it in the module under the last
  * part of its name.  bases: a type, a tuple of types, or NULL. */
 int hl_type_add(PyObject *mod, PyTypeObject **slot, PyType_Spec *spec, PyObject *bases);
+/* A getter for an attribute that is an object field: the closure is the offset, and
+ * NULL reads as None. */
+PyObject *hl_get_object(PyObject *op, void *closure);
 
 #endif

@@ -928,14 +928,6 @@ set_log_traceback(PyObject *op, PyObject *value, void *closure)
     return 0;
 }
 
-static PyObject *
-get_loop_attr(PyObject *op, void *closure)
-{
-    (void)closure;
-    PyObject *loop = AS_FUTURE(op)->loop;
-    return Py_NewRef(loop == NULL ? Py_None : loop);
-}
-
 /* asyncio's list of pairs, or None; a new list each time, in which a fused waiter is
  * shown as the wake-up that it stands for. */
 static PyObject *
@@ -980,24 +972,7 @@ get_alive_field(PyObject *op, void *closure)
     if (hl_future_alive(op) < 0) {
         return NULL;
     }
-    PyObject *value = *(PyObject **)((char *)op + (size_t)closure);
-    return Py_NewRef(value == NULL ? Py_None : value);
-}
-
-static PyObject *
-get_source_traceback(PyObject *op, void *closure)
-{
-    (void)closure;
-    PyObject *tb = AS_FUTURE(op)->source_tb;
-    return Py_NewRef(tb == NULL ? Py_None : tb);
-}
-
-static PyObject *
-get_cancel_message(PyObject *op, void *closure)
-{
-    (void)closure;
-    PyObject *msg = AS_FUTURE(op)->cancel_msg;
-    return Py_NewRef(msg == NULL ? Py_None : msg);
+    return hl_get_object(op, closure);
 }
 
 static int
@@ -1071,19 +1046,19 @@ PyMethodDef hl_future_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-#define ALIVE_FIELD(name, field)                                                       \
-    {name, get_alive_field, NULL, NULL, (void *)offsetof(hl_base_future, field)}
+#define FIELD(name, get, set, field)                                                   \
+    {name, get, set, NULL, (void *)offsetof(hl_base_future, field)}
 
 PyGetSetDef hl_future_getset[] = {
     {"_state", get_state, NULL, NULL, NULL},
     {"_asyncio_future_blocking", get_blocking, set_blocking, NULL, NULL},
-    {"_loop", get_loop_attr, NULL, NULL, NULL},
+    FIELD("_loop", hl_get_object, NULL, loop),
     {"_callbacks", get_callbacks, NULL, NULL, NULL},
-    ALIVE_FIELD("_result", result),
-    ALIVE_FIELD("_exception", exception),
+    FIELD("_result", get_alive_field, NULL, result),
+    FIELD("_exception", get_alive_field, NULL, exception),
     {"_log_traceback", get_log_traceback, set_log_traceback, NULL, NULL},
-    {"_source_traceback", get_source_traceback, NULL, NULL, NULL},
-    {"_cancel_message", get_cancel_message, set_cancel_message, NULL, NULL},
+    FIELD("_source_traceback", hl_get_object, NULL, source_tb),
+    FIELD("_cancel_message", hl_get_object, set_cancel_message, cancel_msg),
 #if HL_KNOWS_WAITERS
     {"_asyncio_awaited_by", get_awaited_by, NULL, NULL, NULL},
 #endif

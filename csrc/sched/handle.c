@@ -6,6 +6,7 @@
 #include "sched/handle.h"
 
 #include "core/clock.h"
+#include "py/err.h"
 
 #include <math.h>
 #include <string.h>
@@ -197,8 +198,7 @@ args_tuple(HandleObject *h)
 static HL_COLD int
 report(hl_state *st, HandleObject *h, PyObject *func)
 {
-    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
-        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+    if (hl_err_propagates()) {
         return -1;
     }
     PyObject *exc = PyErr_GetRaisedException();
@@ -216,8 +216,7 @@ report(hl_state *st, HandleObject *h, PyObject *func)
     if (r != NULL) {
         return 0;
     }
-    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
-        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+    if (hl_err_propagates()) {
         return -1;
     }
     PyErr_WriteUnraisable((PyObject *)h);
@@ -452,14 +451,6 @@ Timer_when(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyFloat_FromDouble(t->node.when);
 }
 
-/* closure: the field's offset; NULL reads as None. */
-static PyObject *
-get_field(PyObject *op, void *closure)
-{
-    PyObject *value = *(PyObject **)((char *)op + (size_t)closure);
-    return Py_NewRef(value == NULL ? Py_None : value);
-}
-
 /* asyncio clears the fields of a cancelled handle; a program that looks must see None.
  */
 static PyObject *
@@ -680,36 +671,36 @@ hl_handle_tp_dealloc(PyObject *op)
     Py_DECREF(mod);
 }
 
+#define HANDLE_METHODS                                                                 \
+    {"cancel", Handle_cancel, METH_NOARGS,                                             \
+     "Never run the callback; no effect once it has run."},                            \
+        {"cancelled", Handle_cancelled, METH_NOARGS, "Was the handle cancelled?"},     \
+        {"get_context", Handle_get_context, METH_NOARGS,                               \
+         "The contextvars.Context that the callback runs in."},                        \
+        {"_run", Handle_run, METH_NOARGS, "Run the callback now."}
+
+/* In the order of the enumeration in handle.h. */
 PyMethodDef hl_handle_methods[] = {
-    {"cancel", Handle_cancel, METH_NOARGS,
-     "Never run the callback; no effect once it has run."},
-    {"cancelled", Handle_cancelled, METH_NOARGS, "Was the handle cancelled?"},
-    {"get_context", Handle_get_context, METH_NOARGS,
-     "The contextvars.Context that the callback runs in."},
-    {"_run", Handle_run, METH_NOARGS, "Run the callback now."},
+    HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
 };
 
+/* asyncio.TimerHandle is the base, not our Handle: nothing of that is inherited. */
 static PyMethodDef timer_methods[] = {
-    {"cancel", Handle_cancel, METH_NOARGS,
-     "Never run the callback; no effect once it has run."},
-    {"cancelled", Handle_cancelled, METH_NOARGS, "Was the handle cancelled?"},
-    {"get_context", Handle_get_context, METH_NOARGS,
-     "The contextvars.Context that the callback runs in."},
-    {"_run", Handle_run, METH_NOARGS, "Run the callback now."},
+    HANDLE_METHODS,
     {"when", Timer_when, METH_NOARGS, "The deadline, in seconds on the loop's clock."},
     {NULL, NULL, 0, NULL},
 };
 
 #define FIELD(name, field)                                                             \
-    {name, get_field, NULL, NULL, (void *)offsetof(hl_base_handle, field)}
+    {name, hl_get_object, NULL, NULL, (void *)offsetof(hl_base_handle, field)}
 #define HANDLE_GETSET                                                                  \
     {"_args", get_args, NULL, NULL, NULL},                                             \
         {"_callback", get_callback, NULL, NULL, NULL},                                 \
         {"_cancelled", get_cancelled, NULL, NULL, NULL}, FIELD("_context", context),   \
         FIELD("_loop", loop), FIELD("_repr", repr),                                    \
     {                                                                                  \
-        "_source_traceback", get_field, set_source_traceback, NULL,                    \
+        "_source_traceback", hl_get_object, set_source_traceback, NULL,                \
             (void *)offsetof(hl_base_handle, source_traceback)                         \
     }
 

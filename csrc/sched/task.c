@@ -510,13 +510,6 @@ get_must_cancel(PyObject *op, void *closure)
     return PyBool_FromLong(AS_TASK(op)->must_cancel);
 }
 
-/* closure: the field's offset. */
-static PyObject *
-get_object(PyObject *op, void *closure)
-{
-    return or_none(*(PyObject **)((char *)op + (size_t)closure));
-}
-
 static PyMethodDef task_methods[] = {
     {"set_result", Task_refuse_result, METH_O, "Not supported by tasks."},
     {"set_exception", Task_refuse_exception, METH_O, "Not supported by tasks."},
@@ -542,8 +535,9 @@ static PyGetSetDef task_getset[] = {
     {"_log_destroy_pending", get_log_destroy_pending, set_log_destroy_pending, NULL,
      NULL},
     {"_must_cancel", get_must_cancel, NULL, NULL, NULL},
-    {"_coro", get_object, NULL, NULL, (void *)offsetof(TaskObject, coro)},
-    {"_fut_waiter", get_object, NULL, NULL, (void *)offsetof(TaskObject, fut_waiter)},
+    {"_coro", hl_get_object, NULL, NULL, (void *)offsetof(TaskObject, coro)},
+    {"_fut_waiter", hl_get_object, NULL, NULL,
+     (void *)offsetof(TaskObject, fut_waiter)},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
