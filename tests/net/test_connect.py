@@ -110,6 +110,43 @@ def test_second_address_is_tried(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("first", ["::1", "127.0.0.1"])
+def test_slow_first_address_loses_the_race(anyloop: Any, first: str) -> None:
+    """The second starts after the delay and wins; the first is cancelled, its socket closed."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        with Listener() as listener:
+            slow = (first, closed_port())
+            loop.getaddrinfo = infos(slow, listener.address)
+            plain = loop.sock_connect
+            calls: list[Any] = []
+
+            async def sock_connect(sock: Any, address: Any) -> None:
+                calls.append((address, loop.time()))
+                if address == slow:
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        calls.append(("cancelled", sock))
+                await plain(sock, address)
+
+            loop.sock_connect = sock_connect
+            transport, protocol = await loop.create_connection(
+                Recorder, "name", 1, happy_eyeballs_delay=0.05
+            )
+            (one, began), (two, went_on), (end, loser) = calls
+            assert (one, two, end) == (slow, listener.address, "cancelled")
+            assert went_on - began >= 0.05
+            assert loser.fileno() == -1
+            assert transport.get_extra_info("peername") == listener.address
+            transport.abort()
+            await protocol.until("lost")
+            del loop.getaddrinfo, loop.sock_connect
+
+    anyloop.run_until_complete(main())
+
+
 def test_errors(run: Any) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
