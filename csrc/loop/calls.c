@@ -415,18 +415,18 @@ parse_task(hl_state *st, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 }
 
 /* With a factory the arguments go on as asyncio of this version hands them on: its own
- * create_task() does that, on our loop. */
+ * create_task() does that, on our loop, and refuses what it does not take. */
 static HL_COLD PyObject *
 create_by_factory(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
-    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    PyObject *stack[6] = {(PyObject *)self};
-    if (nargs + nkw > 5) {
-        PyErr_SetString(PyExc_TypeError, "create_task() got too many arguments");
-        return NULL;
+    Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject **stack = PyMem_Malloc(sizeof(*stack) * (size_t)(n + 1));
+    if (stack == NULL) {
+        return PyErr_NoMemory();
     }
-    for (Py_ssize_t i = 0; i < nargs + nkw; i++) {
+    stack[0] = (PyObject *)self;
+    for (Py_ssize_t i = 0; i < n; i++) {
         stack[1 + i] = args[i];
     }
     PyObject *func = PyObject_GetAttr(self->sched.st->i_BaseEventLoop,
@@ -435,6 +435,7 @@ create_by_factory(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                       ? NULL
                       : PyObject_Vectorcall(func, stack, (size_t)nargs + 1, kwnames);
     Py_XDECREF(func);
+    PyMem_Free(stack);
     return r;
 }
 
@@ -466,19 +467,16 @@ Loop_create_task(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     LoopObject *self = AS_LOOP(op);
     hl_state *st = self->sched.st;
     task_args in;
-    bool eager = false;
+    bool eager = self->task_factory != NULL;
+    /* asyncio's own eager factory: the task can be ours all the same.  Any other is
+     * called, and what it returns goes to the caller unlooked at, as in asyncio. */
+    if (HL_UNLIKELY(eager) &&
+        (self->task_factory != st->eager_factory || !st->native)) {
+        return create_by_factory(self, args, nargs, kwnames);
+    }
     if (parse_task(st, args, nargs, kwnames, &in) < 0 ||
         hl_loop_check_closed(self) < 0) {
         return NULL;
-    }
-    if (HL_UNLIKELY(self->task_factory != NULL)) {
-        /* Any callable at all: what it returns goes to the caller unlooked at, as in
-         * asyncio. */
-        if (self->task_factory != st->eager_factory || !st->native) {
-            return create_by_factory(self, args, nargs, kwnames);
-        }
-        eager =
-            true; /* asyncio's own eager factory: the task can be ours all the same */
     }
     if (in.eager != NULL && in.eager != Py_None) {
         int truth = PyObject_IsTrue(in.eager);

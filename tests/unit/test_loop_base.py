@@ -16,6 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from helpers import raised
 
 import hotloop
 
@@ -636,3 +637,40 @@ def test_close(anyloop: Loop, caplog: pytest.LogCaptureFixture) -> None:
     anyloop.close()
     anyloop.close()
     assert messages(caplog) == [f"Close {shown}"]
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"name": "n"},
+        {"context": None},
+        {"eager_start": False},
+        {"priority": 3},
+        dict.fromkeys("abcdefgh", 1),
+    ],
+    ids=lambda keywords: "".join(keywords) or "none",
+)
+def test_what_a_task_factory_is_handed(same, keywords):
+    """From 3.14 on whatever create_task() was given, also what no Task of asyncio's knows."""
+
+    def scenario(loop):
+        handed = []
+
+        async def main():
+            pass
+
+        def factory(loop, coro, **kwargs):
+            handed.append(kwargs)
+            coro.close()
+            return "anything"
+
+        coro = main()
+        loop.set_task_factory(factory)
+        try:
+            answer = raised(loop.create_task, coro, **keywords)
+        finally:
+            coro.close()
+        return answer, handed
+
+    same(scenario)
