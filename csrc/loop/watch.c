@@ -233,8 +233,8 @@ take_side(LoopObject *self, int fd, uint32_t side, hl_entry *old)
 }
 
 /* Called with and without an exception set, from closing, errors and finalisers: it
- * keeps that, and reports its own. obj NULL: whoever watches.  The caller holds its own
- * reference to obj: the table's may be the last one otherwise. */
+ * keeps that, and reports its own. obj NULL: whoever watches. obj itself is only
+ * compared, since the table may have the last reference. */
 void
 hl_loop_unwatch(LoopObject *self, int fd, uint32_t side, PyObject *obj)
 {
