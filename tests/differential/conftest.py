@@ -1,10 +1,12 @@
-"""Nothing but the profiles of hypothesis: HOTLOOP_EXAMPLES=10000 runs that many of each."""
+"""The profile of hypothesis, HOTLOOP_EXAMPLES=10000 runs that many of each; certificates of TLS."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+from tlslib import Certs
 
 settings.register_profile(
     "hotloop",
@@ -15,3 +17,8 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("hotloop")
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Certs:
+    return Certs(tmp_path_factory.mktemp("certs"))

@@ -19,6 +19,11 @@ DELIBERATE: list[tuple[str, str, str]] = [
         "debug mode: the line that called create_future(), not asyncio's own line in it",
     ),
     (
+        "test_callback_that_cancels_itself_and_raises",
+        "handler",
+        "a report names the callback; asyncio's says None() once its handle was cancelled",
+    ),
+    (
         "test_serve_forever",
         "warnings",
         "a cancelled create_server() closes its sockets; asyncio leaves them to be collected",

@@ -61,6 +61,7 @@ CLASSES = {
     "WritePipeTransport": "_UnixWritePipeTransport",
     "SubprocessTransport": "_UnixSubprocessTransport",
     "TLSTransport": "_SSLProtocolTransport",
+    "TLSProtocol": "SSLProtocol",
 }
 RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"created at \(most recent call last\):(\n  .*)*", "created at ..."),
@@ -73,7 +74,7 @@ RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\b(Task|Thread|asyncio|MainThread|Dummy)([-_])\d+", r"\1\2*"),
     (r"\S*hotloop\.(_core\.)?EventLoop\b|\S*_UnixSelectorEventLoop\b", "LOOP"),
     (r"\bhotloop\._core\.", "asyncio."),
-    (r"\b(?:asyncio|_asyncio|hotloop)\.\w+\.(\w+Transport)", r"\1"),
+    (r"\b(?:asyncio|_asyncio|hotloop)\.(?:\w+\.)?(\w+Transport|\w+Protocol)\b", r"\1"),
     (
         r"(?<![\w.])(" + "|".join(CLASSES) + r")\b",
         lambda found: CLASSES[found[1]],

@@ -114,6 +114,11 @@ class Machine:
         elif mode == "eager":
             self.loop.set_task_factory(asyncio.eager_task_factory)
 
+    def report(self, loop: Any, context: dict[str, Any]) -> None:
+        # Without the callback's name, which asyncio has forgotten if the handle was cancelled.
+        message = context["message"].partition(" in callback ")[0]
+        self.rec.party("handler")(message, sorted(context), context.get("exception"))
+
     def number(self) -> int:
         self.serial += 1
         return self.serial
@@ -342,8 +347,8 @@ class Machine:
 
 def run_program(rec: Recorder, mode: str, program: Any) -> None:
     machine = Machine(rec, mode, program)
-    rec.handler()
     loop = rec.loop
+    loop.set_exception_handler(machine.report)
     rec.start_clock(loop)
     for part in (machine.main, machine.finish):
         task = loop.create_task(part(), name=part.__name__)

@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -102,6 +103,22 @@ def test_callbacks_that_raise(rec: Recorder, debug: bool) -> None:
 
 
 @scenario
+@pytest.mark.parametrize("debug", [False, True])
+def test_callback_that_cancels_itself_and_raises(rec: Recorder, debug: bool) -> None:
+    loop = rec.loop
+    loop.set_debug(debug)
+    rec.handler("handler")
+
+    def fails(number: int) -> None:
+        handles[number].cancel()
+        raise Boom(number)
+
+    handles = [loop.call_soon(fails, 0), loop.call_later(0, fails, 1)]
+    turn(loop, 3)
+    rec.note([handle.cancelled() for handle in handles])
+
+
+@scenario
 def test_exception_handlers(rec: Recorder) -> None:
     loop = rec.loop
 
@@ -172,11 +189,45 @@ def test_nested_runs(rec: Recorder) -> None:
         one = inner()
         rec.attempt("run", asyncio.run, one)
         one.close()
+        rec.attempt("run until complete", rec.loop.run_until_complete, rec.loop.create_future())
         rec.attempt("close", rec.loop.close)
         rec.note(rec.loop.is_running())
 
     rec.loop.run_until_complete(main())
     rec.note(asyncio._get_running_loop())
+
+
+# asyncio 3.13.0 cleans up after the refused run as if it had run: its loop then holds itself for
+# stopped, inside its run; the next run_forever() in there runs for ever, close() closes it. 3.12
+# and 3.13.1 refuse and leave all as it was.
+REFUSED_RUNS_DO_HARM = sys.version_info[:3] == (3, 13, 0)
+
+
+@scenario
+@pytest.mark.skipif(REFUSED_RUNS_DO_HARM, reason="asyncio 3.13.0 forgets its own run")
+def test_forever_inside_a_run(rec: Recorder) -> None:
+    second = rec.make_loop()
+    second.call_soon(rec.note, "second turns")
+
+    async def hold() -> None:
+        rec.note("held")
+
+    async def main() -> str:
+        running = rec.loop.is_running, second.is_running, second.is_closed, rec.loop.is_closed
+        for loop in (rec.loop, second):
+            for _ in range(2):
+                rec.attempt("forever", loop.run_forever)
+            rec.attempt("until complete", loop.run_until_complete, rec.loop.create_future())
+            rec.note([call() for call in running], asyncio.get_running_loop() is rec.loop)
+        rec.attempt("close", rec.loop.close)
+        rec.attempt("close the second", second.close)
+        rec.attempt("closed", second.run_forever)
+        rec.note([call() for call in running], asyncio.get_running_loop() is rec.loop)
+        await rec.loop.create_task(hold())
+        return "goes on"
+
+    rec.note(rec.loop.run_until_complete(main()))
+    rec.note(asyncio._get_running_loop(), rec.loop.is_running(), rec.loop.is_closed())
 
 
 @scenario

@@ -159,6 +159,20 @@ async def test_close_by_the_peer(rec: Recorder, kind: str, keep_open: Any) -> No
 
 @scenario
 @KINDS
+async def test_write_after_close(rec: Recorder, kind: str) -> None:
+    """It is sent as long as something written before close() waits."""
+    near, far = await one_end(rec, kind)
+    near.transport.write(bytes(5_000_000))
+    near.transport.close()
+    near.transport.write(b"afterwards")
+    data = await receive(rec, far, 6_000_000)
+    rec.note(len(data), data[-10:])
+    await near.lost()
+    far.close()
+
+
+@scenario
+@KINDS
 async def test_half_close_by_us(rec: Recorder, kind: str) -> None:
     near, far = await one_end(rec, kind)
     rec.note(near.transport.can_write_eof())
