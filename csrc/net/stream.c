@@ -393,6 +393,13 @@ stream_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyBool_FromLong(SELF(self)->closing);
 }
 
+static PyObject *
+stream_is_reading(PyObject *self, PyObject *unused)
+{
+    return hl_stream_settle(SELF(self)) < 0 ? NULL
+                                            : hl_transport_is_reading(self, unused);
+}
+
 /* Idempotent, as every method here is after the end: asyncio's programs rely on it. */
 static PyObject *
 stream_close(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -648,7 +655,7 @@ static PyMethodDef stream_methods[] = {
     {"close", stream_close, METH_NOARGS,
      "Close the transport once everything written has left."},
     {"abort", stream_abort, METH_NOARGS, "Close the transport at once."},
-    {"is_reading", hl_transport_is_reading, METH_NOARGS, "Is it receiving?"},
+    {"is_reading", stream_is_reading, METH_NOARGS, "Is it receiving?"},
     {"pause_reading", hl_transport_pause_reading, METH_NOARGS, "Stop receiving."},
     {"resume_reading", stream_resume_reading, METH_NOARGS, "Receive again."},
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))hl_stream_set_limits,

@@ -173,6 +173,36 @@ async def test_write_after_close(rec: Recorder, kind: str) -> None:
 
 @scenario
 @KINDS
+@pytest.mark.parametrize(
+    "ask", ["is_reading", "is_closing", "get_write_buffer_size", "resume_reading"]
+)
+async def test_write_to_nobody(rec: Recorder, kind: str, ask: str) -> None:
+    """Whoever asks right after a write that failed is told."""
+    near, far = await one_end(rec, kind, keep_open=True)
+    far.close()
+    await near.until(lambda: "eof_received" in near.calls)
+    if kind == "tcp":
+        near.transport.write(b"answered by a reset")
+        await asyncio.sleep(0.02)
+    near.transport.write(b"to nobody")
+    rec.attempt(ask, getattr(near.transport, ask))
+    rec.note(near.transport.is_reading(), near.transport.is_closing())
+    await near.lost()
+
+
+@scenario
+async def test_repr_after_a_failed_write(rec: Recorder) -> None:
+    near, far = await one_end(rec, keep_open=True)
+    far.close()
+    await near.until(lambda: "eof_received" in near.calls)
+    near.transport.write(b"to nobody")
+    rec.party("shown")(repr(near.transport))
+    rec.note(near.transport.is_closing(), repr(near.transport))
+    await near.lost()
+
+
+@scenario
+@KINDS
 async def test_half_close_by_us(rec: Recorder, kind: str) -> None:
     near, far = await one_end(rec, kind)
     rec.note(near.transport.can_write_eof())
