@@ -19,9 +19,10 @@ Normalisation, all there is (`normal`): addresses of objects and ids; numbers of
 ports and processes, numbers in the names of tasks, threads and temporary folders; names of the
 classes of loops and transports; the place (file and line) of code of asyncio or hotloop;
 durations and points of time on the real clock in log texts; the line in which asyncio names its
-selector is dropped, and so is the list of frames of where an object was made.
-Differences that are deliberate are
-in differences.py and must still be there.
+selector is dropped, and so is the list of frames of where an object was made. Scenarios of
+streams and of TLS keep data joined, and of bytes on the wire only how they end: how they are cut
+into calls and records, and how long a signature is, is no promise.
+Differences that are deliberate are in differences.py and must still be there.
 """
 
 from __future__ import annotations

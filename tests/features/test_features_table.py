@@ -93,6 +93,17 @@ def test_lines_name_tests_that_exist() -> None:
         assert test in names_in(path), f"{file} has no {test}"
 
 
+def test_differences_of_the_scenarios_are_named() -> None:
+    """What tests/differential allows to differ is told to the reader."""
+    tree = ast.parse((TESTS / "differential" / "differences.py").read_text(encoding="utf-8"))
+    table = next(node.value for node in tree.body if isinstance(node, ast.AnnAssign))
+    assert table is not None
+    allowed = {name for name, _, _ in ast.literal_eval(table)}
+    named = re.findall(r"`differential/\w+\.py::(test_\w+)`", section("Differences"))
+    assert len(allowed) > 4
+    assert allowed - set(named) == set()
+
+
 @pytest.mark.parametrize("title", ["Differences", "Nested runs", "What libraries may rely on"])
 def test_each_line_has_a_test(title: str) -> None:
     items = re.split(r"^- ", section(title), flags=re.M)[1:]
