@@ -497,7 +497,8 @@ static PyType_Slot tt_slots[] = {
 };
 
 static PyType_Spec tt_spec = {
-    .name = "hotloop._core.TLSTransport",
+    /* Programs, and CPython's tests, look for "ssl" in the name of the class. */
+    .name = "hotloop._core.SSLTransport",
     .basicsize = sizeof(TLSTransport),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
              Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_MANAGED_DICT |

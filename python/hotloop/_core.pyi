@@ -279,10 +279,10 @@ class StreamTransport(asyncio.Transport):
 class TLSProtocol(asyncio.BufferedProtocol):
     """TLS over any transport, as that transport's protocol."""
 
-    _app_transport: TLSTransport
+    _app_transport: SSLTransport
 
 @final
-class TLSTransport(asyncio.Transport):
+class SSLTransport(asyncio.Transport):
     """The transport of a TLS connection, as the application has it."""
 
 @final

@@ -61,7 +61,7 @@ CLASSES = {
     "ReadPipeTransport": "_UnixReadPipeTransport",
     "WritePipeTransport": "_UnixWritePipeTransport",
     "SubprocessTransport": "_UnixSubprocessTransport",
-    "TLSTransport": "_SSLProtocolTransport",
+    "SSLTransport": "_SSLProtocolTransport",
     "TLSProtocol": "SSLProtocol",
 }
 RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [

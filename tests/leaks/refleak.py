@@ -24,6 +24,7 @@ from _pytest.runner import runtestprotocol
 WARM = 2
 ROUNDS = int(os.environ.get("REFLEAK_ROUNDS", "3"))
 WHAT = ("references", "blocks", "descriptors")
+clear_caches: Callable[[], None] = getattr(sys, "_clear_internal_caches", sys._clear_type_cache)
 total_references: Callable[[], int] = getattr(sys, "gettotalrefcount", lambda: 0)
 
 
@@ -36,6 +37,7 @@ class Counts:
     def take(self, row: int) -> None:
         for _ in range(3):
             gc.collect()
+        clear_caches()  # the interpreter's, of attributes by type and name
         references, blocks, descriptors = self.columns
         references[row] = total_references()
         blocks[row] = sys.getallocatedblocks()

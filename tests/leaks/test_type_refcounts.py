@@ -185,7 +185,7 @@ RECIPES: dict[str, Callable[[Any], None]] = {
     "StreamTransport": make_connections,
     "Listener": make_connections,
     "TLSProtocol": make_tls,
-    "TLSTransport": make_tls,
+    "SSLTransport": make_tls,
     "DatagramTransport": make_datagrams,
     "ReadPipeTransport": make_pipes,
     "WritePipeTransport": make_pipes,

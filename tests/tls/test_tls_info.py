@@ -26,6 +26,11 @@ def on_both(run: Any, certs: Certs, check: Any, **how: Any) -> None:
     run(main())
 
 
+def test_name_of_the_class(run: Any, certs: Certs) -> None:
+    """How programs tell TLS from plain, CPython's own tests among them."""
+    on_both(run, certs, lambda transport: type(transport).__name__.lower().index("ssl"))
+
+
 def test_ssl_object(run: Any, certs: Certs) -> None:
     def check(transport: Any) -> None:
         tls = transport.get_extra_info("ssl_object")
