@@ -71,8 +71,8 @@ hl_loop_wakeup(LoopObject *self)
     }
 }
 
-/* One buffer for all transports of the loop: reads never overlap, since each is over
- * before foreign code runs. Made by the first read, freed by close(). */
+/* One buffer for all transports of the loop: such reads never overlap, since each is
+ * over before foreign code runs. Made by the first read, freed by close(). */
 unsigned char *
 hl_loop_scratch(LoopObject *self)
 {
@@ -83,6 +83,26 @@ hl_loop_scratch(LoopObject *self)
         }
     }
     return self->scratch;
+}
+
+/* Other reads may come in between: they find no buffer, and make one. */
+unsigned char *
+hl_loop_scratch_take(LoopObject *self)
+{
+    unsigned char *buf = hl_loop_scratch(self);
+    self->scratch = NULL;
+    return buf;
+}
+
+void
+hl_loop_scratch_give(LoopObject *self, unsigned char *buf)
+{
+    if (self->scratch != NULL || self->closed) {
+        free(buf);
+    }
+    else {
+        self->scratch = buf;
+    }
 }
 
 /* ---- arguments ---- */

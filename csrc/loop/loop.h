@@ -53,6 +53,10 @@ int hl_loop_check_thread(LoopObject *self);
 /* The shared receive buffer, or NULL with MemoryError.  Its content is only valid until
  * the next call that can run foreign code. */
 unsigned char *hl_loop_scratch(LoopObject *self);
+/* The same for whoever runs foreign code before it is done with the buffer, which is
+ * its own until it is given back. */
+unsigned char *hl_loop_scratch_take(LoopObject *self);
+void hl_loop_scratch_give(LoopObject *self, unsigned char *buf);
 
 /* ---- watch.c ---- */
 /* Watch a side (HL_READ or HL_WRITE) of fd for a C owner: when it is ready, fn(obj)

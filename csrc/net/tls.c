@@ -61,16 +61,19 @@ none_or_null(int rc)
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* The loop's scratch buffer: what is in it is taken before anything else runs. */
+/* A foreign transport may keep the buffer as long as it likes, over many turns and
+ * after our end: it is this connection's own, and lives as long as any view of it. */
 static PyObject *
 tls_get_buffer(PyObject *self, PyObject *hint)
 {
+    TLSProtocol *t = SELF(self);
     if (PyLong_AsLong(hint) == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    char *buf = (char *)hl_loop_scratch(SELF(self)->loop);
-    return buf == NULL ? NULL
-                       : PyMemoryView_FromMemory(buf, HL_SCRATCH_SIZE, PyBUF_WRITE);
+    if (t->buffer == NULL) {
+        t->buffer = PyByteArray_FromStringAndSize(NULL, HL_SCRATCH_SIZE);
+    }
+    return t->buffer == NULL ? NULL : PyMemoryView_FromObject(t->buffer);
 }
 
 static PyObject *
@@ -80,9 +83,11 @@ tls_buffer_updated(PyObject *self, PyObject *count)
     if (n == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    n = n < 0 ? 0 : n > HL_SCRATCH_SIZE ? HL_SCRATCH_SIZE : n;
-    unsigned char *buf = hl_loop_scratch(SELF(self)->loop);
-    return buf == NULL ? NULL : none_or_null(hl_tls_received(self, buf, (size_t)n));
+    PyObject *buf = SELF(self)->buffer;
+    Py_ssize_t len = buf == NULL ? 0 : PyByteArray_GET_SIZE(buf);
+    n = n < 0 ? 0 : n > len ? len : n;
+    const char *p = buf == NULL ? "" : PyByteArray_AS_STRING(buf);
+    return none_or_null(hl_tls_received(self, p, (size_t)n));
 }
 
 static PyObject *
@@ -279,6 +284,8 @@ get_sslobj(PyObject *self, void *Py_UNUSED(closure))
     X(shutdown_timeout)                                                                \
     X(handshake_timer)                                                                 \
     X(shutdown_timer)                                                                  \
+    X(buffer)                                                                          \
+    X(write_ctx)                                                                       \
     X(backlog)
 
 static int
@@ -310,6 +317,7 @@ tls_clear(PyObject *self)
     Py_CLEAR(t->waiter);
     Py_CLEAR(t->handshake_timer);
     Py_CLEAR(t->shutdown_timer);
+    Py_CLEAR(t->write_ctx);
     Py_CLEAR(t->backlog);
     return 0;
 }
@@ -403,7 +411,8 @@ fill_in(TLSProtocol *t, const tls_args *a)
         return -1;
     }
     t->engine = hl_tls_membio_new(st, a->context, a->server_side,
-                                  truth > 0 ? a->hostname : NULL);
+                                  truth > 0 ? a->hostname : NULL,
+                                  (a->how & TLS_BY_OBJECT) != 0);
     if (t->engine == NULL) {
         return -1;
     }

@@ -40,6 +40,7 @@ enum {
     TLS_ABORTS = 1,        /* by transport.abort(), not _force_close() */
     TLS_ASKS_BELOW = 2,    /* is_closing() asks the transport below too */
     TLS_TIMES_CLOSING = 4, /* the shutdown's timer runs until connection_lost() */
+    TLS_BY_OBJECT = 8,     /* methods of ssl.SSLObject have been replaced */
 };
 
 typedef struct {
@@ -58,6 +59,8 @@ typedef struct {
     PyObject *waiter;         /* owned or NULL: told of the handshake's end */
     PyObject *handshake_timeout, *shutdown_timeout; /* owned: seconds */
     PyObject *handshake_timer, *shutdown_timer;     /* owned or NULL: TimerHandles */
+    PyObject *buffer; /* owned bytearray, or NULL: for transports that do not call C */
+    PyObject *write_ctx;          /* owned or NULL: that of the writes that are held */
     PyObject *backlog;            /* owned list: what is not encrypted yet */
     Py_ssize_t backlog_at;        /* those before it are gone */
     Py_ssize_t backlog_bytes;     /* sum of the lengths of the others */

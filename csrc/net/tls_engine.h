@@ -52,8 +52,9 @@ struct hl_tls_engine {
                        every write, one by one */
 };
 
-/* An engine over ssl.MemoryBIO and whatever context.wrap_bio() gives; or NULL. */
+/* An engine over ssl.MemoryBIO and whatever context.wrap_bio() gives; or NULL.
+ * by_object: even an exact SSLObject is called by its methods. */
 hl_tls_engine *hl_tls_membio_new(hl_state *st, PyObject *context, bool server,
-                                 PyObject *hostname);
+                                 PyObject *hostname, bool by_object);
 
 #endif

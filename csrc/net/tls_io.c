@@ -192,14 +192,24 @@ hl_tls_process_outgoing(TLSProtocol *t)
     return hl_tls_control_writing(t);
 }
 
-/* May more bytes be left in the backlog until the running callback returns?  Only while
- * they could not be told from sent ones. */
+/* Is the transport below one of ours?  A foreign one sees each write when it is made.
+ */
 static bool
-may_hold(TLSProtocol *t, Py_ssize_t n)
+above_ours(TLSProtocol *t)
 {
-    Py_ssize_t total = t->backlog_bytes + n;
-    return total < HOLD_MAX && total < t->out_high && !t->engine->by_object &&
-           !t->ssl_writing_paused && t->loop->sched.in_callback &&
+    return t->transport != NULL &&
+           (Py_IS_TYPE(t->transport, t->st->t_StreamTransport) ||
+            Py_IS_TYPE(t->transport, t->st->t_TLSTransport));
+}
+
+/* May what is in the backlog stay there until the running callback returns?  Only while
+ * it could not be told from what was sent. */
+static bool
+may_hold(TLSProtocol *t)
+{
+    return t->backlog_bytes < HOLD_MAX && t->backlog_bytes < t->out_high &&
+           !t->engine->by_object && !t->ssl_writing_paused && above_ours(t) &&
+           t->loop->sched.in_callback &&
            t->loop->thread_id == PyThread_get_thread_ident();
 }
 
@@ -219,13 +229,27 @@ hl_tls_settle(TLSProtocol *t)
     return t->flush_queued && has_backlog(t) ? write_now(t) : 0;
 }
 
-/* Runs when the callback that wrote is over. */
+/* Runs when the callback that wrote is over.  Its context is not current any more, so
+ * it is entered: the transport below keeps it for what a full socket calls later.  What
+ * is written from now on has to queue a flush of its own. */
 static int
 flush_cont(PyObject *self)
 {
     TLSProtocol *t = (TLSProtocol *)self;
-    int rc = hl_tls_settle(t);
+    PyObject *ctx = t->write_ctx;
+    t->write_ctx = NULL;
     t->flush_queued = false;
+    int rc = 0;
+    if (has_backlog(t) && t->state == TLS_WRAPPED) {
+        PyObject *copy = ctx == NULL ? PyContext_CopyCurrent() : PyContext_Copy(ctx);
+        rc = copy == NULL ? -1 : PyContext_Enter(copy);
+        if (rc == 0) {
+            rc = write_now(t);
+            rc = PyContext_Exit(copy) < 0 ? -1 : rc;
+        }
+        Py_XDECREF(copy);
+    }
+    Py_XDECREF(ctx);
     return rc;
 }
 
@@ -233,7 +257,7 @@ flush_cont(PyObject *self)
 static int
 write_soon(TLSProtocol *t, PyObject *data)
 {
-    if (t->state != TLS_WRAPPED || !PyBytes_CheckExact(data) || !may_hold(t, 0)) {
+    if (t->state != TLS_WRAPPED || !PyBytes_CheckExact(data) || !may_hold(t)) {
         return write_now(t);
     }
     if (!t->flush_queued) {
@@ -241,6 +265,7 @@ write_soon(TLSProtocol *t, PyObject *data)
             return -1;
         }
         t->flush_queued = true;
+        Py_XSETREF(t->write_ctx, Py_XNewRef(hl_context_borrow()));
     }
     return 0;
 }
@@ -354,16 +379,15 @@ inbox_join(inbox *in)
     return all;
 }
 
-/* Reads until there is no more: *data is bytes, or NULL for none.  0 for close_notify,
- * AGAIN, or FAIL. */
+/* Reads by way of buf until there is no more: *data is bytes, or NULL for none.  0 for
+ * close_notify, AGAIN, or FAIL. */
 static Py_ssize_t
-read_all(TLSProtocol *t, PyObject **data)
+read_by_way(TLSProtocol *t, char *buf, PyObject **data)
 {
     hl_tls_engine *e = t->engine;
-    char *buf = (char *)hl_loop_scratch(t->loop);
     inbox in = {NULL, 0};
     size_t used = 0;
-    Py_ssize_t n = buf == NULL ? HL_TLS_FAIL : 1;
+    Py_ssize_t n = 1;
     while (n > 0) {
         if (HL_SCRATCH_SIZE - used < RECORD) {
             if (inbox_add(&in, PyBytes_FromStringAndSize(buf, (Py_ssize_t)used)) < 0) {
@@ -387,6 +411,20 @@ read_all(TLSProtocol *t, PyObject **data)
         n = *data == NULL ? HL_TLS_FAIL : n;
     }
     Py_XDECREF(in.chunks);
+    return n;
+}
+
+/* OpenSSL lets signals, the collector and its own callbacks run: what they call may
+ * read another connection, or this one.  So the buffer is ours alone meanwhile. */
+static Py_ssize_t
+read_all(TLSProtocol *t, PyObject **data)
+{
+    unsigned char *buf = hl_loop_scratch_take(t->loop);
+    if (buf == NULL) {
+        return HL_TLS_FAIL;
+    }
+    Py_ssize_t n = read_by_way(t, (char *)buf, data);
+    hl_loop_scratch_give(t->loop, buf);
     return n;
 }
 

@@ -224,7 +224,8 @@ wrap(membio *m, PyObject *context, bool server, PyObject *hostname)
 }
 
 hl_tls_engine *
-hl_tls_membio_new(hl_state *st, PyObject *context, bool server, PyObject *hostname)
+hl_tls_membio_new(hl_state *st, PyObject *context, bool server, PyObject *hostname,
+                  bool by_object)
 {
     membio *m = PyMem_Calloc(1, sizeof(*m));
     if (m == NULL) {
@@ -238,7 +239,8 @@ hl_tls_membio_new(hl_state *st, PyObject *context, bool server, PyObject *hostna
     m->out = m->in == NULL ? NULL : PyObject_CallNoArgs(st->i_MemoryBIO);
     m->obj = m->out == NULL ? NULL : wrap(m, context, server, hostname);
     if (m->obj != NULL) {
-        m->base.by_object = !Py_IS_TYPE(m->obj, (PyTypeObject *)st->i_SSLObject);
+        m->base.by_object =
+            by_object || !Py_IS_TYPE(m->obj, (PyTypeObject *)st->i_SSLObject);
         m->target = m->base.by_object ? Py_NewRef(m->obj)
                                       : PyObject_GetAttr(m->obj, st->s__sslobj);
     }

@@ -136,6 +136,10 @@ tt_close(PyObject *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     int rc = hl_tls_settle(t);
+    if (tt->closed) { /* by an upcall of that, which asyncio would have had before */
+        Py_CLEAR(tt->tls);
+        return finish(t, rc);
+    }
     tt->closed = true;
     return finish(t, rc < 0 ? -1 : hl_tls_start_shutdown(t));
 }

@@ -56,6 +56,19 @@ def _tls_traits(proto: Any) -> int:
 
 
 _TLS_TRAITS = 0 if ssl is None else _tls_traits(sslproto.SSLProtocol)
+# What csrc/net/tls_membio.c does without: ssl.SSLObject's own methods, as long as they are these.
+_PASSED_OVER = (
+    {}
+    if ssl is None
+    else {name: vars(ssl.SSLObject)[name] for name in ("do_handshake", "read", "write", "unwrap")}
+)
+_BY_OBJECT = 8
+
+
+def _by_object() -> int:
+    now = vars(ssl.SSLObject)
+    return _BY_OBJECT if any(now.get(name) is not was for name, was in _PASSED_OVER.items()) else 0
+
 
 AddrInfo = tuple[Any, Any, int, str, Any]
 
@@ -817,7 +830,7 @@ class NetMixin(Base):
                 sslcontext.check_hostname = False
         return self._make_tls(
             protocol, sslcontext, waiter, bool(server_side), server_hostname,
-            call_connection_made, handshake_timeout, shutdown_timeout, _TLS_TRAITS,
+            call_connection_made, handshake_timeout, shutdown_timeout, _TLS_TRAITS + _by_object(),
         )  # fmt: skip
 
     def _make_ssl_transport(
