@@ -382,8 +382,11 @@ run_inner(LoopObject *self)
     }
     self->sched.current = NULL; /* asyncio's record has been emptied */
     self->stopping = false;
+    PyObject *handle = self->current_handle; /* of debug mode */
+    self->current_handle = NULL;
     int rc = hl_run(self);
     PyObject *saved = PyErr_GetRaisedException();
+    Py_XSETREF(self->current_handle, handle);
     self->stopping = stopping;
     if (call_base(self, st->s__leave_nested) < 0) {
         rc = -1;

@@ -258,7 +258,6 @@ run_ready(LoopObject *self)
 {
     hl_sched *s = &self->sched;
     int rc = 0;
-    bool outer = s->in_callback; /* a nested run_forever() inside a callback */
     s->in_callback = true;
     /* A nested run may take the head past the mark: what came later is not ours. */
     const size_t end = s->ready.tail;
@@ -268,7 +267,7 @@ run_ready(LoopObject *self)
             rc = flush(self, rc);
         }
     }
-    s->in_callback = outer;
+    s->in_callback = false;
     return rc;
 }
 
@@ -302,13 +301,16 @@ int
 hl_run(LoopObject *self)
 {
     hl_current_slots outer = hl_current_bind(&self->sched);
-    int rc = self->sched.n_flush > 0 ? flush(self, 0) : 0; /* of the run around this */
+    bool inside = self->sched.in_callback; /* of the run around this */
+    int rc = self->sched.n_flush > 0 ? flush(self, 0) : 0;
+    self->sched.in_callback = false; /* not between our own */
     if (rc == 0) {
         do {
             rc = turn(self);
         } while (rc == 0 && !self->stopping);
     }
     self->stopping = false;
+    self->sched.in_callback = inside;
     hl_current_clear(&self->sched, (PyObject *)self);
     hl_current_unbind(&self->sched, outer);
     return rc;

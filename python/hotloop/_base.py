@@ -22,7 +22,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from hotloop._dgram import DgramMixin
-from hotloop._nested import NestedMixin
+from hotloop._nested import NestedMixin, _ended_the_run
 from hotloop._net import NetMixin
 from hotloop._pipe import PipeMixin
 from hotloop._signals import SignalsMixin, _iscoroutinefunction
@@ -41,7 +41,7 @@ _LITERAL_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 def _run_until_complete_cb(future: asyncio.Future[Any]) -> None:
     """Stops the loop of a finished future; its name is what asyncio's `repr(task)` shows."""
-    if not future.cancelled() and isinstance(future.exception(), SystemExit | KeyboardInterrupt):
+    if _ended_the_run(future):
         return  # run_forever() has been left already: a stop() would end its next run
     loop = futures._get_loop(future)  # type: ignore[attr-defined]
     if not getattr(loop, "_set_aside", None) or loop._is_innermost(future):
@@ -184,7 +184,11 @@ class LoopBase(
         task = tasks.ensure_future(task, loop=self)
         if is_ours:
             task._log_destroy_pending = False  # "stopped before completed" says it better
-        task.add_done_callback(_run_until_complete_cb)
+        # One callback serves all runs that wait for it: this one's end takes it from nobody.
+        added = task.done() or all(other is not task for other in self._awaited.values())
+        if added:
+            task.add_done_callback(_run_until_complete_cb)
+        before: Any = self._awaited.get(level, self)  # an overridden run_forever() may call this
         self._awaited[level] = task
         try:
             self.run_forever()
@@ -193,8 +197,12 @@ class LoopBase(
                 task.exception()  # marks it as retrieved: it is what is being raised
             raise
         finally:
-            del self._awaited[level]
-            task.remove_done_callback(_run_until_complete_cb)
+            if before is self:
+                del self._awaited[level]
+            else:
+                self._awaited[level] = before
+            if added:
+                task.remove_done_callback(_run_until_complete_cb)
         if not task.done():
             raise RuntimeError("Event loop stopped before Future completed.")
         result: T = task.result()

@@ -26,6 +26,15 @@ def _swap_current_task(
     return before
 
 
+def _ended_the_run(future: asyncio.Future[Any]) -> bool:
+    """Has run_forever() been left by what the future raised?"""
+    return (
+        future.done()
+        and not future.cancelled()
+        and isinstance(future.exception(), SystemExit | KeyboardInterrupt)
+    )
+
+
 class NestedMixin(Base):
     """What a loop knows about the runs it is in; a base of LoopBase."""
 
@@ -46,15 +55,13 @@ class NestedMixin(Base):
         return len(self._set_aside) + 1
 
     def _is_innermost(self, future: asyncio.Future[Any]) -> bool:
-        """Does the innermost run wait for this future? Else its own ends when it is innermost."""
+        """Does the innermost run wait for this future? Others that do end when they are it."""
         assert self._set_aside is not None
-        awaited = self._awaited
-        if awaited.get(len(self._set_aside)) is future:
-            return True
-        for level, other in awaited.items():
-            if other is future:
-                awaited[level] = None
-        return False
+        innermost = len(self._set_aside)
+        for level, other in self._awaited.items():
+            if other is future and level != innermost:
+                self._awaited[level] = None
+        return self._awaited.get(innermost) is future
 
     # ---- called by the C type ----
 
@@ -65,7 +72,8 @@ class NestedMixin(Base):
     def _leave_nested(self) -> None:
         assert self._set_aside is not None
         _swap_current_task(self, self._set_aside.pop())
-        if self._awaited.get(len(self._set_aside), self) is None:
+        future: Any = self._awaited.get(len(self._set_aside), self)
+        if future is None or (future is not self and _ended_the_run(future)):
             self.stop()
 
 

@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from helpers import run, turn
+from helpers import LONG, run, turn
 
 import hotloop
 
@@ -22,6 +24,23 @@ Loop = Any
 def nesting(loop: Loop) -> Loop:
     assert hotloop.allow_nested_runs(loop) is loop
     return loop
+
+
+@contextmanager
+def in_time(loop: Loop) -> Iterator[None]:
+    """Every run of the loop ends, by itself."""
+    late: list[str] = []
+    handles: list[asyncio.TimerHandle] = []
+
+    def stop() -> None:
+        late.append("a run had to be stopped")
+        loop.stop()
+        handles.append(loop.call_later(0.01, stop))
+
+    handles.append(loop.call_later(LONG, stop))
+    yield
+    handles[-1].cancel()
+    assert not late
 
 
 async def value(result: Any, delay: float = 0.001) -> Any:
@@ -390,3 +409,168 @@ def test_debug_mode(nesting: Loop) -> None:
         return int(nesting.run_until_complete(value(5)))
 
     assert nesting.run_until_complete(main()) == 5
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_future_for_two_runs(nesting: Loop, stopped: bool) -> None:
+    """An inner run that waits for the same future takes nothing from the outer one."""
+    future = nesting.create_future()
+    seen: list[str] = []
+
+    def nested() -> None:
+        if stopped:
+            nesting.call_soon(nesting.stop)
+            with pytest.raises(RuntimeError, match="stopped before Future completed"):
+                nesting.run_until_complete(future)
+            nesting.call_soon(future.set_result, 5)
+        else:
+            nesting.call_later(0.001, future.set_result, 5)
+            assert nesting.run_until_complete(future) == 5
+        seen.append("inner")
+
+    nesting.call_soon(nested)
+    with in_time(nesting):
+        assert nesting.run_until_complete(future) == 5
+    assert seen == ["inner"]
+
+
+def test_future_of_the_outer_run_is_done_already(nesting: Loop) -> None:
+    """The outer run is about to end; to wait for its future inside it ends at once."""
+    future = nesting.create_future()
+    seen: list[int] = []
+
+    def finish() -> None:
+        future.set_result(5)
+        nesting.call_soon(lambda: seen.append(nesting.run_until_complete(future)))
+
+    nesting.call_soon(finish)
+    with in_time(nesting):
+        assert nesting.run_until_complete(future) == 5
+    assert seen == [5]
+
+
+def test_outer_task_raises_through_an_inner_run(nesting: Loop) -> None:
+    """KeyboardInterrupt of the outer run's task leaves the inner run, and is stopped there."""
+    seen: list[str] = []
+
+    async def interrupted() -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    def nested() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            nesting.run_until_complete(value(None, 2 * LONG))
+        seen.append("inner")
+
+    nesting.call_soon(nested)
+    with in_time(nesting), pytest.raises(KeyboardInterrupt):
+        nesting.run_until_complete(interrupted())
+    assert seen == ["inner"]
+    for task in asyncio.all_tasks(nesting):
+        task.cancel()
+    turn(nesting, 2)
+
+
+async def long() -> int:
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return 2
+
+
+@pytest.mark.parametrize("base", [hotloop.EventLoop, asyncio.SelectorEventLoop])
+def test_run_forever_that_runs_something_before(base: Any) -> None:
+    """An overridden run_forever() may wait for something first: no run lies in another."""
+
+    class Prepared(base):  # type: ignore[misc]
+        prepared = False
+
+        def run_forever(self) -> None:
+            if not self.prepared:
+                self.prepared = True
+                assert self.run_until_complete(value(1, 0)) == 1
+            super().run_forever()
+
+    loop = Prepared()
+    try:
+        assert loop.run_until_complete(long()) == 2
+    finally:
+        loop.close()
+
+
+def test_run_forever_that_runs_something_before_and_inside() -> None:
+    """The run that was prepared for still ends when its future is done in an inner one."""
+
+    class Prepared(hotloop.EventLoop):
+        prepared = False
+
+        def run_forever(self) -> None:
+            if not self.prepared:
+                self.prepared = True
+                assert self.run_until_complete(value(1, 0)) == 1
+            super().run_forever()
+
+    loop = hotloop.allow_nested_runs(Prepared())
+    try:
+        done = loop.create_future()
+
+        def nested() -> None:
+            loop.call_soon(done.set_result, 2)
+            loop.run_until_complete(long())
+
+        loop.call_later(0.01, nested)
+        with in_time(loop):
+            assert loop.run_until_complete(done) == 2
+    finally:
+        loop.close()
+
+
+def test_current_handle_in_debug_mode(nesting: Loop) -> None:
+    nesting.set_debug(True)
+    nesting.slow_callback_duration = LONG
+    seen: list[Any] = []
+
+    def nested() -> None:
+        seen.append(nesting._current_handle)
+        nesting.run_until_complete(value(None, 0))
+        seen.append(nesting._current_handle)
+
+    handle = nesting.call_soon(nested)
+    with in_time(nesting):
+        nesting.run_until_complete(value(None))
+    assert seen == [handle, handle]
+    assert nesting._current_handle is None
+
+
+def test_no_current_task_between_steps(backend: str) -> None:
+    """An overridden time(), which the loop calls between steps, sees no task in an inner run."""
+    seen: set[Any] = set()
+
+    class Watched(hotloop.EventLoop):
+        def time(self) -> float:
+            if running:
+                seen.add(asyncio.current_task(self))
+            return super().time()
+
+    async def steps() -> None:
+        running.append(True)
+        for _ in range(3):
+            future = loop.create_future()
+            soon = loop.create_task(finish(future))
+            await future
+            await soon
+        running.clear()
+
+    async def finish(future: Any) -> None:
+        future.set_result(None)
+
+    async def main() -> None:
+        loop.run_until_complete(steps())
+
+    running: list[bool] = []
+    loop = hotloop.allow_nested_runs(Watched(backend=backend))
+    try:
+        with in_time(loop):
+            loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert seen == {None}
