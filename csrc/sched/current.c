@@ -44,12 +44,15 @@ call_record(PyObject *func, PyObject *loop, PyObject *task)
 }
 
 /* Does loop run in this thread, with its record in known slots?  Tasks may be made, and
- * so started eagerly, in any thread. */
+ * so started eagerly, in any thread.  The slots are looked into last: after a fork they
+ * may be those of a thread that is no more. */
 static inline bool
 runs_here(hl_sched *s, PyObject *loop)
 {
-    return s != NULL && s->task_slot != NULL && *s->loop_slot == loop &&
-           s->loop_slot == hl_tstate_running_loop(PyThreadState_Get(), &s->st->tstate);
+    return s != NULL && s->task_slot != NULL &&
+           s->loop_slot ==
+               hl_tstate_running_loop(PyThreadState_Get(), &s->st->tstate) &&
+           *s->loop_slot == loop;
 }
 
 PyObject *
