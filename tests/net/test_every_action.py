@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from netlib import LIMIT, reset, tcp_pair
 
+import hotloop
+
 Action = Callable[[Any, Any], Any]
 
 
@@ -132,6 +134,23 @@ def collect(protocol: Any, transport: Any) -> None:
     gc.collect()
 
 
+def nested(protocol: Any, transport: Any) -> None:
+    """A run inside the method, in which everything else goes on."""
+    loop = hotloop.allow_nested_runs(asyncio.get_running_loop())
+    loop.run_until_complete(turns(3))
+    write(protocol, transport)
+    loop.run_until_complete(turns(3))
+
+
+def nested_end(protocol: Any, transport: Any) -> None:
+    """The transport is gone when the method goes on, which then fails."""
+    loop = hotloop.allow_nested_runs(asyncio.get_running_loop())
+    end("abort")(protocol, transport)
+    loop.run_until_complete(turns())
+    write(protocol, transport)
+    raise ValueError("from a protocol")
+
+
 def stop(protocol: Any, transport: Any) -> None:
     asyncio.get_running_loop().stop()
 
@@ -142,7 +161,7 @@ def raises(protocol: Any, transport: Any) -> None:
 
 ACTIONS = [
     write, swap, limits, reading, end("close"), end("abort"), end("write_eof"), by_hand,
-    close_fd, collect, stop, raises,
+    close_fd, collect, nested, nested_end, stop, raises,
 ]  # fmt: skip
 METHODS = [
     "connection_made", "data_received", "eof_received", "pause_writing", "resume_writing",
