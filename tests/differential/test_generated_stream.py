@@ -126,12 +126,12 @@ class Pair:
         end.transport.write(memoryview(data))
 
     def do_writelines(self, n: int, end: End, one: int, two: int) -> None:
+        if end.transport.is_closing():
+            return  # asyncio: 'NoneType' object is not callable
         # No empty parts: asyncio keeps them in its buffer for ever, and then never closes.
         parts = [end.next_bytes(size or 1) for size in (one, two)]
         if self.accepts(end):
             self.written[n] += b"".join(parts)
-        if end.transport.is_closing():
-            return  # asyncio: 'NoneType' object is not callable
         end.transport.writelines(parts)
         # Until 3.13 asyncio forgets the high mark here; hotloop, like 3.14, does not.
         if hasattr(end.transport, "_maybe_pause_protocol") and not end.transport.is_closing():
