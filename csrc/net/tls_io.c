@@ -83,32 +83,65 @@ hl_tls_drop_backlog(TLSProtocol *t)
     Py_XDECREF(old);
 }
 
-/* The first of the backlog has been encrypted: all of it, or its first `count` bytes.
- */
-static int
-advance(TLSProtocol *t, PyObject *data, Py_ssize_t len, Py_ssize_t count)
-{
-    if (count >= len) {
-        t->backlog_bytes -= len;
-        t->backlog_at++;
-        if (t->backlog_at == PyList_GET_SIZE(t->backlog)) {
-            t->backlog_at = 0;
-            return PyList_SetSlice(t->backlog, 0, PY_SSIZE_T_MAX, NULL);
-        }
-        return 0;
-    }
-    PyObject *rest = PySequence_GetSlice(data, count, len);
-    if (rest == NULL) {
-        return -1;
-    }
-    t->backlog_bytes -= count;
-    return PyList_SetItem(t->backlog, t->backlog_at, rest);
-}
-
 static bool
 has_backlog(TLSProtocol *t)
 {
     return t->backlog != NULL && t->backlog_at < PyList_GET_SIZE(t->backlog);
+}
+
+/* Takes the first out of the backlog, which has one: a new reference, or NULL.  While
+ * it is being encrypted a finaliser or a signal's handler may write, or close: they
+ * must not find it there and send it twice. */
+static PyObject *
+take(TLSProtocol *t)
+{
+    PyObject *data = Py_NewRef(PyList_GET_ITEM(t->backlog, t->backlog_at));
+    (void)PyList_SetItem(t->backlog, t->backlog_at++, Py_NewRef(Py_None));
+    if (t->backlog_at == PyList_GET_SIZE(t->backlog)) { /* only None is left */
+        t->backlog_at = 0;
+        if (PyList_SetSlice(t->backlog, 0, PY_SSIZE_T_MAX, NULL) < 0) {
+            Py_CLEAR(data);
+        }
+    }
+    return data;
+}
+
+/* What the engine did not take of data is the first again: 0 or -1.  An exception that
+ * is set stays. */
+static int
+put_back(TLSProtocol *t, PyObject *data, Py_ssize_t from, Py_ssize_t len)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *rest = from == 0 ? Py_NewRef(data) : PySequence_GetSlice(data, from, len);
+    int rc = rest == NULL ? -1 : 0;
+    if (rest != NULL && t->backlog != NULL) { /* connection_lost() may have come */
+        rc = PyList_Insert(t->backlog, t->backlog_at, rest);
+        t->backlog_bytes += len - from;
+    }
+    Py_XDECREF(rest);
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+    return rc;
+}
+
+/* Encrypts the first of the backlog, as much as the engine takes: as its write(). */
+static Py_ssize_t
+write_first(TLSProtocol *t)
+{
+    PyObject *data = take(t);
+    Py_ssize_t len = data == NULL ? -1 : PyObject_Size(data);
+    if (len < 0) {
+        Py_XDECREF(data);
+        return HL_TLS_FAIL;
+    }
+    t->backlog_bytes -= t->backlog != NULL ? len : 0;
+    Py_ssize_t count = t->engine->ops->write(t->engine, data);
+    if (count < len && put_back(t, data, count < 0 ? 0 : count, len) < 0) {
+        count = HL_TLS_FAIL;
+    }
+    Py_DECREF(data);
+    return count;
 }
 
 /* Several short writes become one, so that they share a record: the exact bytes that
@@ -151,22 +184,12 @@ hl_tls_do_write(TLSProtocol *t)
         if (!t->engine->by_object && join_backlog(t) < 0) {
             return -1;
         }
-        PyObject *data = Py_NewRef(PyList_GET_ITEM(t->backlog, t->backlog_at));
-        Py_ssize_t count = t->engine->ops->write(t->engine, data);
-        Py_ssize_t len = count < 0 ? -1 : PyObject_Size(data);
-        int rc = -1;
-        if (len >= 0 && has_backlog(t)) {
-            rc = advance(t, data, len, count);
+        Py_ssize_t count = write_first(t);
+        if (count == HL_TLS_FAIL) {
+            return -1;
         }
-        else if (len >= 0) { /* connection_lost() came meanwhile */
-            rc = 0;
-        }
-        Py_DECREF(data);
         if (count == HL_TLS_AGAIN) {
             break;
-        }
-        if (rc < 0) {
-            return -1;
         }
     }
     return hl_tls_process_outgoing(t);

@@ -100,6 +100,38 @@ def test_the_same_connection_read_within_a_read(run: Any, certs: Certs) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("action", ["close", "write"])
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_nothing_is_sent_twice(hotrun: Any, certs: Certs, action: str, size: int) -> None:
+    """Code that runs inside of a write must not find it in the queue still, as under asyncio."""
+
+    class Writing(ssl.SSLObject):
+        armed = False
+
+        def write(self, data: Any) -> int:
+            count = super().write(data)
+            if Writing.armed:
+                Writing.armed = False
+                one.transport.close() if action == "close" else one.transport.write(b"second")
+            return count
+
+    one: Any = None
+
+    async def main() -> None:
+        nonlocal one
+        ends = await pair(certs, server_context=contexts[0], client_context=contexts[1])
+        one = ends.client
+        Writing.armed = True
+        one.transport.write(b"x" * size)
+        one.transport.close()
+        await ends.lost()
+        assert ends.server.data == b"x" * size + (b"" if action == "close" else b"second")
+
+    contexts = certs.server_context(), certs.client_context()
+    contexts[1].sslobject_class = Writing
+    hotrun(main())
+
+
 # ---- foreign transports ----
 
 
