@@ -36,12 +36,9 @@ class InContext(Recorder):
 
 @pytest.mark.parametrize("server_side", [False, True])
 def test_callbacks_run_in_the_context_of_the_connect(
-    run: Any, loop_kind: str, request: Any, certs: Certs, server_side: bool
+    run: Any, certs: Certs, server_side: bool
 ) -> None:
     """From 3.15 on a transport has one context for life; before, a watch has that of its setter."""
-    if ONE_CONTEXT and loop_kind != "asyncio":
-        reason = "hotloop's stream transport resumes in the context of the write, as before 3.15"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     resuming = "connecting" if ONE_CONTEXT else "main"
 
     async def main() -> None:
