@@ -100,6 +100,9 @@ class Machine:
         self.handles: list[Any] = [None] * SLOTS
         self.tasks: list[Any] = [None] * SLOTS
         self.every_task: list[Any] = []
+        # A child that awaits the task of its own group cancels that when it is cancelled, and
+        # the group goes on waiting for the child: no loop ever gets out of that.
+        self.groups = any(op[0] == "group" for script in scripts for op in script)
         self.futures: list[Any] = [self.loop.create_future() for _ in range(SLOTS)]
         self.added: list[Any] = [[] for _ in range(SLOTS)]
         self.serial = 0
@@ -278,6 +281,8 @@ class Machine:
         return await self.futures[slot]
 
     async def await_await_task(self, slot: int) -> Any:
+        if self.groups:
+            return await self.await_shield_task(slot)
         if self.tasks[slot] is not None and self.tasks[slot] is not asyncio.current_task():
             return await self.tasks[slot]
         return None
@@ -356,6 +361,8 @@ def run_program(rec: Recorder, mode: str, program: Any) -> None:
             try:
                 loop.run_until_complete(task)
             except BaseException as exc:
+                if rec.hung:
+                    raise
                 rec.note("run ends", exc)
         rec.note(part.__name__, task.cancelled() or task.exception())
 
