@@ -373,14 +373,20 @@ static PyGetSetDef tls_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* What CPython's own tests and a few programs look at. */
+static PyMemberDef tls_members[] = {
+    {"_app_reading_paused", Py_T_BOOL, offsetof(TLSProtocol, app_reading_paused),
+     Py_READONLY, NULL},
+    {"_app_writing_paused", Py_T_BOOL, offsetof(TLSProtocol, app_writing_paused),
+     Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot tls_slots[] = {
-    {Py_tp_doc, "TLS over any transport."},
-    {Py_tp_dealloc, tls_dealloc},
-    {Py_tp_traverse, tls_traverse},
-    {Py_tp_clear, tls_clear},
-    {Py_tp_methods, tls_methods},
-    {Py_tp_getset, tls_getset},
-    {0, NULL},
+    {Py_tp_doc, "TLS over any transport."}, {Py_tp_dealloc, tls_dealloc},
+    {Py_tp_traverse, tls_traverse},         {Py_tp_clear, tls_clear},
+    {Py_tp_methods, tls_methods},           {Py_tp_getset, tls_getset},
+    {Py_tp_members, tls_members},           {0, NULL},
 };
 
 static PyType_Spec tls_spec = {

@@ -31,6 +31,18 @@ def test_name_of_the_class(run: Any, certs: Certs) -> None:
     on_both(run, certs, lambda transport: type(transport).__name__.lower().index("ssl"))
 
 
+def test_whether_reading_is_paused_by_private_name(run: Any, certs: Certs) -> None:
+    """CPython's tests of contexts ask for it so."""
+
+    def check(transport: Any) -> None:
+        for paused in (True, False):
+            (transport.pause_reading if paused else transport.resume_reading)()
+            assert transport._ssl_protocol._app_reading_paused is paused
+            assert transport._ssl_protocol._app_writing_paused is False
+
+    on_both(run, certs, check)
+
+
 def test_ssl_object(run: Any, certs: Certs) -> None:
     def check(transport: Any) -> None:
         tls = transport.get_extra_info("ssl_object")
