@@ -285,6 +285,18 @@ class TLSProtocol(asyncio.BufferedProtocol):
 class SSLTransport(asyncio.Transport):
     """The transport of a TLS connection, as the application has it."""
 
+    def set_read_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Bytes of ciphertext at which reading from the transport below pauses and resumes.
+
+        ValueError: not high >= low >= 0.
+        """
+
+    def get_read_buffer_limits(self) -> tuple[int, int]:
+        """The low- and the high-water mark of reading."""
+
+    def get_read_buffer_size(self) -> int:
+        """Bytes of ciphertext that wait to be read."""
+
 @final
 class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     """The transport of a datagram socket; asyncio.DatagramTransport says what it does."""
