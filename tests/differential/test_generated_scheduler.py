@@ -100,9 +100,6 @@ class Machine:
         self.handles: list[Any] = [None] * SLOTS
         self.tasks: list[Any] = [None] * SLOTS
         self.every_task: list[Any] = []
-        # A child that awaits the task of its own group cancels that when it is cancelled, and
-        # the group goes on waiting for the child: no loop ever gets out of that.
-        self.groups = any(op[0] == "group" for script in scripts for op in script)
         self.futures: list[Any] = [self.loop.create_future() for _ in range(SLOTS)]
         self.added: list[Any] = [[] for _ in range(SLOTS)]
         self.serial = 0
@@ -281,11 +278,15 @@ class Machine:
         return await self.futures[slot]
 
     async def await_await_task(self, slot: int) -> Any:
-        if self.groups:
-            return await self.await_shield_task(slot)
-        if self.tasks[slot] is not None and self.tasks[slot] is not asyncio.current_task():
-            return await self.tasks[slot]
-        return None
+        """Only a younger task itself, of others the shield: no ring of tasks is ever made.
+
+        To cancel in a ring is a RecursionError, or, with a task group in it, never done.
+        """
+        task, every = self.tasks[slot], self.every_task
+        here = {task, asyncio.current_task()} <= set(every)
+        if here and every.index(task) > every.index(asyncio.current_task()):
+            return await task
+        return await self.await_shield_task(slot)
 
     async def await_shield_task(self, slot: int) -> Any:
         if self.tasks[slot] is not None and self.tasks[slot] is not asyncio.current_task():
