@@ -36,7 +36,9 @@ def test_fork_while_held_writes_leave(run: Any) -> None:
     class Forks(Recorder):
         def pause_writing(self) -> None:
             super().pause_writing()
-            pid = os.fork()
+            with warnings.catch_warnings():  # threads of earlier tests may still be ending
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
             if pid == 0:
                 os._exit(0)
             os.waitpid(pid, 0)

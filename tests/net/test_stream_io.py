@@ -210,8 +210,12 @@ def test_write_type_error(run: Any, data: Any) -> None:
         with pytest.raises(TypeError) as info:
             one.transport.write(data)
         assert str(info.value) == message
+        lines = [b"not sent", data if data != [b"x"] else 5, "x"]
+        if stuck := sys.version_info >= (3, 15) and type(one.loop).__module__.startswith("asyncio"):
+            lines = ["x"]  # it keeps what comes before the bad one, and sends nothing any more
         with pytest.raises(TypeError):
-            one.transport.writelines([b"not sent", data if data != [b"x"] else 5, "x"])
+            one.transport.writelines(lines)
+        assert stuck or one.transport.get_write_buffer_size() == 0
         one.transport.write(b"ok")
         assert await one.recv(2) == b"ok"
         await finish(one)
