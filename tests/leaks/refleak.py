@@ -15,6 +15,7 @@ import array
 import gc
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -38,6 +39,7 @@ class Counts:
         for _ in range(3):
             gc.collect()
         clear_caches()  # the interpreter's, of attributes by type and name
+        re.purge()  # and that of patterns, in which the numbers of ports may be
         references, blocks, descriptors = self.columns
         references[row] = total_references()
         blocks[row] = sys.getallocatedblocks()
