@@ -26,6 +26,11 @@ from doors import LAST_LINES, PROGRAMS, with_last_line  # noqa: E402
 
 sys.path.remove(str(GUIDE))
 
+# aiohttp's extensions, built for release builds, crash a debug build of Python, hotloop or not.
+NO_EXTENSIONS = "AIOHTTP MULTIDICT YARL FROZENLIST PROPCACHE".split()
+DEBUG_BUILD = hasattr(sys, "gettotalrefcount")
+EXTENSIONS = {f"{name}_NO_EXTENSIONS": "1" for name in NO_EXTENSIONS} if DEBUG_BUILD else {}
+
 TIMEOUT = 120  # seconds; for a process that hangs
 SIDE_BY_SIDE = 9
 
@@ -85,6 +90,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
         "PYTHONWARNINGS": "ignore::DeprecationWarning",  # policies, from 3.14 on
         "GUIDE_PROBE": str(probe),
         "HOTLOOP_BACKEND": case.backend,
+        **EXTENSIONS,
     }
     done = subprocess.run(
         [sys.executable, *command], env=env, cwd=folder, capture_output=True, timeout=TIMEOUT
@@ -105,8 +111,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Outcome]:
         done = dict(zip(cases, pool.map(lambda case: run_case(case, folder), cases), strict=True))
     for case, outcome in done.items():
         limit = SECONDS.get(case.program, (0, 1e9))[1]
-        if outcome.status == 0 and outcome.probe["seconds"] > limit:
-            done[case] = run_case(case, folder)  # alone: the machine may have been busy
+        for _ in range(5):  # the machine may have been busy: the first that is in time counts
+            if outcome.status != 0 or outcome.probe["seconds"] <= limit:
+                break
+            done[case] = outcome = run_case(case, folder)
     return done
 
 
