@@ -15,6 +15,7 @@ import pwd
 import shutil
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         stop(process)
 
 
+def wait_for_postgres(ready: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    """It listens before it takes queries: until pg_isready says that it does."""
+    wait_for_port(port, process)
+    command = [ready, "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "tester", "-t", "10"]
+    while subprocess.run(command, check=False).returncode != 0:
+        assert process.poll() is None, "PostgreSQL has ended by itself"
+        time.sleep(0.05)
+
+
 def _newest_postgres() -> list[Path]:
     folders = Path("/usr/lib/postgresql").glob("*/bin")
     return sorted(folders, key=lambda folder: int(folder.parent.name), reverse=True)
@@ -105,6 +115,7 @@ def postgres_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder, port = tmp_path_factory.mktemp("postgres"), free_port()
     places = _newest_postgres()
     initdb, postgres = find_program("initdb", *places), find_program("postgres", *places)
+    ready = find_program("pg_isready", *places)
     user: dict[str, Any] = {}
     if os.getuid() == 0:
         try:
@@ -129,7 +140,7 @@ def postgres_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, env=environment, **user,
         )  # fmt: skip
     try:
-        wait_for_port(port, process)
+        wait_for_postgres(ready, port, process)
         yield port
     finally:
         stop(process)
