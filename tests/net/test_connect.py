@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,10 +26,20 @@ class Listener:
         self.sock.close()
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
+@pytest.fixture
+def closed_port() -> Iterator[Callable[[], int]]:
+    """Ports that refuse: taken for as long as the test runs, so that nobody listens there."""
+    taken = []
+
+    def take() -> int:
+        taken.append(socket.socket())
+        taken[-1].bind(("127.0.0.1", 0))
+        port: int = taken[-1].getsockname()[1]
         return port
+
+    yield take
+    for sock in taken:
+        sock.close()
 
 
 def infos(*addresses: Any) -> Callable[..., Any]:
@@ -93,7 +103,7 @@ def test_overridden_getaddrinfo_and_sock_connect(anyloop: Any) -> None:
     anyloop.run_until_complete(main())
 
 
-def test_second_address_is_tried(run: Any) -> None:
+def test_second_address_is_tried(run: Any, closed_port: Callable[[], int]) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
         with Listener() as listener:
@@ -111,7 +121,9 @@ def test_second_address_is_tried(run: Any) -> None:
 
 
 @pytest.mark.parametrize("first", ["::1", "127.0.0.1"])
-def test_slow_first_address_loses_the_race(anyloop: Any, first: str) -> None:
+def test_slow_first_address_loses_the_race(
+    anyloop: Any, closed_port: Callable[[], int], first: str
+) -> None:
     """The second starts after the delay and wins; the first is cancelled, its socket closed."""
 
     async def main() -> None:
@@ -147,7 +159,7 @@ def test_slow_first_address_loses_the_race(anyloop: Any, first: str) -> None:
     anyloop.run_until_complete(main())
 
 
-def test_errors(run: Any) -> None:
+def test_errors(run: Any, closed_port: Callable[[], int]) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
         one, two = closed_port(), closed_port()
