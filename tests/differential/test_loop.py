@@ -66,6 +66,7 @@ def test_calls_made_badly(rec: Recorder) -> None:
     ):
         rec.refuses(name, lambda name=name, args=args: getattr(loop, name)(*args) and None)
     loop.set_debug(True)
+    loop.slow_callback_duration = 1e9
 
     async def coro() -> None: ...
 
@@ -83,6 +84,7 @@ def test_calls_made_badly(rec: Recorder) -> None:
 def test_callbacks_that_raise(rec: Recorder, debug: bool) -> None:
     loop = rec.loop
     loop.set_debug(debug)
+    loop.slow_callback_duration = 1e9
 
     def fails(exc: BaseException) -> None:
         rec.note("runs")
@@ -107,6 +109,7 @@ def test_callbacks_that_raise(rec: Recorder, debug: bool) -> None:
 def test_callback_that_cancels_itself_and_raises(rec: Recorder, debug: bool) -> None:
     loop = rec.loop
     loop.set_debug(debug)
+    loop.slow_callback_duration = 1e9
     rec.handler("handler")
 
     def fails(number: int) -> None:
@@ -566,6 +569,7 @@ def test_readers_and_writers(rec: Recorder) -> None:
             await task
         near.setblocking(True)
         loop.set_debug(True)
+        loop.slow_callback_duration = 1e9
         for name in ("sock_recv", "sock_sendall", "sock_connect", "sock_accept"):
             with rec.raises(name):
                 args = {"sock_accept": ()}.get(name, (b"x",))

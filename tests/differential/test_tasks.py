@@ -435,6 +435,10 @@ async def test_exceptions_of_every_kind(rec: Recorder) -> None:
             future = rec.loop.create_future()
 
 
+def stop_after(loop: asyncio.AbstractEventLoop, turns: int) -> None:
+    loop.call_soon(stop_after, loop, turns - 1) if turns else loop.stop()
+
+
 @scenario
 def test_exit_leaves_the_loop(rec: Recorder) -> None:
     async def raises(exc: BaseException) -> None:
@@ -446,7 +450,7 @@ def test_exit_leaves_the_loop(rec: Recorder) -> None:
             rec.loop.run_until_complete(raises(exc))
         rec.note(rec.loop.is_running())
         task = rec.loop.create_task(raises(exc))
-        rec.loop.call_later(0.01, rec.loop.stop)
+        stop_after(rec.loop, 5)
         with rec.raises("forever"):
             rec.loop.run_forever()
         rec.note(task.done(), task.exception())
@@ -692,6 +696,7 @@ def test_pending_task_is_destroyed(rec: Recorder) -> None:
 
     def lose(debug: bool) -> None:
         rec.loop.set_debug(debug)
+        rec.loop.slow_callback_duration = 1e9
         task = rec.loop.create_task(waits(rec.loop.create_future()), name="lost")
         for _ in range(2):
             rec.loop.call_soon(rec.loop.stop)

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+# AddressSanitizer keeps what is freed for a while, so memory in use says nothing there.
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 LIMIT = float(os.environ.get("TEST_LIMIT", 20))  # seconds that no event of a test may take
 
 
