@@ -105,6 +105,7 @@ def plain(text: str, pid: str) -> str:
     """Without addresses and the counted names that the interpreters' own tasks take."""
     text = re.sub(r"0x[0-9a-f]+", "0x", text.replace(pid, "PID"))
     text = re.sub(r"Task-\d+", "Task-N", text)
+    text = re.sub(r"(?<=\S) +", " ", text)  # columns are padded by the addresses' widths
     # How a loop is left at its bottom is its own business; the tasks are not.
     return "\n".join(sorted(line.rstrip() for line in text.splitlines()))
 
