@@ -12,6 +12,7 @@ because each round tears down all that pytest set up, or wider fixtures would pi
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import itertools
 import os
@@ -22,11 +23,22 @@ from collections.abc import Callable
 import pytest
 from _pytest.runner import runtestprotocol
 
+import hotloop
+
 WARM = 2
 ROUNDS = int(os.environ.get("REFLEAK_ROUNDS", "3"))
 WHAT = ("references", "blocks", "descriptors")
 clear_caches: Callable[[], None] = getattr(sys, "_clear_internal_caches", sys._clear_type_cache)
 total_references: Callable[[], int] = getattr(sys, "gettotalrefcount", lambda: 0)
+
+
+def fill_free_lists() -> None:
+    """hotloop keeps the memory of up to 1,024 objects a type: full lists do not grow."""
+    with contextlib.closing(hotloop.new_event_loop()) as loop:
+        kept: list[object] = []
+        for _ in range(1100):
+            kept += hotloop.Handle(print, (), loop), hotloop.TimerHandle(0.0, print, (), loop)
+            kept.append(hotloop.Future(loop=loop))
 
 
 class Counts:
@@ -36,6 +48,7 @@ class Counts:
         self.columns = [array.array("q", [0]) * rounds for _ in WHAT]
 
     def take(self, row: int) -> None:
+        fill_free_lists()
         for _ in range(3):
             gc.collect()
         clear_caches()  # the interpreter's, of attributes by type and name

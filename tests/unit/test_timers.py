@@ -191,10 +191,11 @@ def test_args_and_context(anyloop):
     context = contextvars.copy_context()
     context.run(var.set, 5)
     anyloop.call_later(0, lambda *a: seen.append((a, var.get())), 1, 2, 3, 4, context=context)
-    var.set(1)
+    before = var.set(1)
     anyloop.call_at(0, lambda *a: seen.append((a, var.get())))
     var.set(2)
     turn(anyloop)
+    var.reset(before)
     assert sorted(seen) == [((), 1), ((1, 2, 3, 4), 5)]
 
 
