@@ -332,6 +332,7 @@ tt_writelines(PyObject *self, PyObject *list)
 static PyObject *
 tt_write_eof(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 {
+    /* asyncio's answer for good: TLS has no half-close. */
     PyErr_SetNone(PyExc_NotImplementedError);
     return NULL;
 }

@@ -43,6 +43,7 @@ def _run_until_complete_cb(future: asyncio.Future[Any]) -> None:
     """Stops the loop of a finished future; its name is what asyncio's `repr(task)` shows."""
     if _ended_the_run(future):
         return  # run_forever() has been left already: a stop() would end its next run
+    # typeshed does not know the private function
     loop = futures._get_loop(future)  # type: ignore[attr-defined]
     if not getattr(loop, "_set_aside", None) or loop._is_innermost(future):
         loop.stop()

@@ -22,6 +22,7 @@ def _swap_current_task(
 ) -> asyncio.Task[Any] | None:
     before = tasks.current_task(loop)
     if before is not task:  # 3.12 cannot put nothing in the place of nothing
+        # typeshed does not know the private function
         tasks._swap_current_task(loop, task)  # type: ignore[attr-defined]
     return before
 
