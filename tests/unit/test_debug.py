@@ -66,6 +66,7 @@ def test_slow_callback_is_logged(same, caplog):
             (record.levelname, plain(TIMES.sub("N", line)))
             for record in caplog.records
             for line in [record.getMessage()]
+            if "slow" in line  # a busy machine makes the end of a turn slow too
         ]
 
     seen = same(scenario)
@@ -102,7 +103,8 @@ def test_slow_step_of_a_task_that_goes_on(same, caplog):
         loop.slow_callback_duration = 0.002
         loop.run_until_complete(main())
         loop.set_debug(False)
-        slow = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Executing")]
+        # Of the task alone: a busy machine makes any other callback slow too.
+        slow = [r for r in caplog.records if r.getMessage().startswith("Executing <Task")]
         return len(slow)
 
     assert same(scenario) == 3
