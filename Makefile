@@ -4,6 +4,7 @@
 #   make test         the suite, on every backend; the C core by C programs under the sanitizers
 #   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
 #   make integration  real programs on hotloop: aiohttp, uvicorn, asyncpg, Redis and more
+#   make doors        the tools through which programs get a loop: servers, test runners, Jupyter
 #   make conformance-full   the same on both backends, with our Task and Future and with asyncio's
 #   make differential  generated programs against asyncio, EXAMPLES=10000 of each
 #   make asan         the suite under AddressSanitizer and UBSan
@@ -96,7 +97,7 @@ tools: $(LINTERS) $(PROGRAMS)
 
 PYTHON_TREES := $(wildcard python tests tools examples benchmarks setup.py)
 
-.PHONY: demo test integration lint format
+.PHONY: demo test integration doors lint format
 demo: $(INSTALLED)
 	@$(BIN)/python examples/guide/demo.py
 
@@ -105,6 +106,15 @@ test: $(INSTALLED)
 
 integration: $(PROGRAMS)
 	$(BIN)/python -m pytest -q tests/integration $(PYTEST)
+
+# The doors in an environment of their own: a plugin of pytest's in it would take part in all tests.
+doors: $(READY)
+	@$(MAKE) VENV=$(VENV)-doors doors-inside
+
+.PHONY: doors-inside
+doors-inside: $(INSTALLED)
+	@$(PIP) install -r tools/requirements-doors.txt
+	$(BIN)/python -m pytest -q -p no:asyncio -p no:anyio tests/doors $(PYTEST)
 
 lint: $(INSTALLED) $(LINTERS)
 	@$(BIN)/python tools/lint
@@ -173,7 +183,7 @@ bench: $(INSTALLED)
 package: $(READY)
 	@$(BIN)/python tools/check-package.py build/package-$(TAG)
 
-full: test conformance-full integration debug asan lint package demo
+full: test conformance-full integration doors debug asan lint package demo
 
 clean:
 	rm -rf build dist .venv .venv-* python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
