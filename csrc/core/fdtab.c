@@ -1,7 +1,8 @@
 /* The table of watched descriptors: keeps its slots and the poller in step. */
 #include "core/fdtab.h"
+#include "core/mem.h"
+#include "core/sys.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
 
@@ -27,7 +28,7 @@ hl_fdtab_fini(hl_fdtab *t)
 static HL_COLD int
 grow(hl_fdtab *t, int fd)
 {
-    if (fcntl(fd, F_GETFD) < 0) {
+    if (hl_sys_fcntl(fd, F_GETFD, 0) < 0) {
         return -EBADF;
     }
     int cap = t->cap ? t->cap : FIRST_CAP;
@@ -40,7 +41,7 @@ grow(hl_fdtab *t, int fd)
     if ((size_t)cap > SIZE_MAX / sizeof(*t->v)) {
         return -ENOMEM;
     }
-    hl_watch *v = realloc(t->v, (size_t)cap * sizeof(*v));
+    hl_watch *v = hl_realloc(t->v, (size_t)cap * sizeof(*v));
     if (v == NULL) {
         return -ENOMEM;
     }

@@ -1,8 +1,7 @@
 /* The 4-ary timer heap.  Four children lie in 96 bytes, so a level costs about one
  * cache miss, and the heap is half as deep as a binary one. */
 #include "core/heap.h"
-
-#include <stdlib.h>
+#include "core/mem.h"
 
 #define ARITY 4
 #define FIRST_CAP 64
@@ -73,7 +72,7 @@ resize(hl_heap *h, size_t cap)
     if (cap > SIZE_MAX / sizeof(*h->v)) {
         return -ENOMEM;
     }
-    hl_heap_slot *v = realloc(h->v, cap * sizeof(*v));
+    hl_heap_slot *v = hl_realloc(h->v, cap * sizeof(*v));
     if (v == NULL) {
         return -ENOMEM;
     }

@@ -1,14 +1,12 @@
 /* The epoll backend: level-triggered, the generation of a watch in the kernel's cookie.
  */
+#include "core/mem.h"
 #include "core/poll.h"
+#include "core/sys.h"
 
 #ifdef __linux__
 
 #include <limits.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define FIRST_CAP 256
 
@@ -25,7 +23,7 @@ static void
 epoll_close(hl_poll *base)
 {
     epoll_poll *p = (epoll_poll *)base;
-    (void)close(p->epfd);
+    (void)hl_sys_close(p->epfd);
     free(p->ev);
     free(p);
 }
@@ -36,16 +34,16 @@ static int
 epoll_open(hl_poll **out)
 {
     int rc = -ENOMEM;
-    epoll_poll *p = calloc(1, sizeof(*p));
+    epoll_poll *p = hl_calloc(1, sizeof(*p));
     if (p == NULL) {
         return rc;
     }
     p->cap = FIRST_CAP;
-    p->ev = malloc((size_t)p->cap * sizeof(*p->ev));
+    p->ev = hl_malloc((size_t)p->cap * sizeof(*p->ev));
     if (p->ev == NULL) {
         goto fail_poll;
     }
-    p->epfd = epoll_create1(EPOLL_CLOEXEC);
+    p->epfd = hl_sys_epoll_create1(EPOLL_CLOEXEC);
     if (p->epfd < 0) {
         rc = -errno;
         goto fail_events;
@@ -64,7 +62,7 @@ fail_poll:
 static inline int
 control(epoll_poll *p, int op, int fd, struct epoll_event *ev)
 {
-    return epoll_ctl(p->epfd, op, fd, ev) < 0 ? -errno : 0;
+    return hl_sys_epoll_ctl(p->epfd, op, fd, ev) < 0 ? -errno : 0;
 }
 
 /* The kernel drops a descriptor that is closed, so what the table remembers (`old`) may
@@ -95,11 +93,6 @@ epoll_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
     return rc;
 }
 
-/* What the kernel takes on every architecture, 32-bit ones too. */
-typedef struct {
-    int64_t sec, nsec;
-} kernel_timespec;
-
 /* epoll_wait() knows milliseconds only: rounded up, so that no timer is early. */
 static int
 to_ms(int64_t ns)
@@ -112,21 +105,18 @@ static int
 wait_raw(epoll_poll *p, int cap, int64_t timeout_ns)
 {
     if (timeout_ns <= 0) {
-        return epoll_wait(p->epfd, p->ev, cap, timeout_ns < 0 ? -1 : 0);
+        return hl_sys_epoll_wait(p->epfd, p->ev, cap, timeout_ns < 0 ? -1 : 0);
     }
-#ifdef SYS_epoll_pwait2
     if (HL_LIKELY(!p->no_pwait2)) {
-        /* Not through libc: musl has no wrapper, glibc only from 2.35 on. */
-        kernel_timespec ts = {timeout_ns / 1000000000, timeout_ns % 1000000000};
-        int n = (int)syscall(SYS_epoll_pwait2, p->epfd, p->ev, cap, &ts, NULL, 0);
+        hl_kernel_timespec ts = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+        int n = hl_sys_epoll_pwait2(p->epfd, p->ev, cap, &ts);
         if (HL_LIKELY(n >= 0 || (errno != ENOSYS && errno != EPERM))) {
             return n;
         }
         /* Not asked again: milliseconds have to do from now on. */
         p->no_pwait2 = true;
     }
-#endif
-    return epoll_wait(p->epfd, p->ev, cap, to_ms(timeout_ns));
+    return hl_sys_epoll_wait(p->epfd, p->ev, cap, to_ms(timeout_ns));
 }
 
 /* Room for `cap` events, or as many as there is memory for. */
@@ -134,7 +124,7 @@ static int
 make_room(epoll_poll *p, int cap)
 {
     if (HL_UNLIKELY(cap > p->cap)) {
-        struct epoll_event *ev = realloc(p->ev, (size_t)cap * sizeof(*ev));
+        struct epoll_event *ev = hl_realloc(p->ev, (size_t)cap * sizeof(*ev));
         if (ev != NULL) {
             p->ev = ev;
             p->cap = cap;

@@ -3,12 +3,11 @@
  * select() knows numbers only.  So this file remembers which file each number stood for
  * when it was given to us, and looks again before it reports: what was opened under a
  * number that its owner closed without a word is never taken for the file before. */
+#include "core/mem.h"
 #include "core/poll.h"
+#include "core/sys.h"
 
 #include <limits.h>
-#include <stdlib.h>
-#include <sys/select.h>
-#include <sys/stat.h>
 
 #define MAX_WAIT_S (31 * 24 * 3600) /* POSIX promises no longer select() than that */
 
@@ -29,7 +28,7 @@ typedef struct {
 static int
 select_open(hl_poll **out)
 {
-    select_poll *p = calloc(1, sizeof(*p));
+    select_poll *p = hl_calloc(1, sizeof(*p));
     if (p == NULL) {
         return -ENOMEM;
     }
@@ -52,7 +51,7 @@ static bool
 is_same(const select_poll *p, int fd)
 {
     struct stat st;
-    return fstat(fd, &st) == 0 && st.st_dev == p->file[fd].dev &&
+    return hl_sys_fstat(fd, &st) == 0 && st.st_dev == p->file[fd].dev &&
            st.st_ino == p->file[fd].ino;
 }
 
@@ -62,7 +61,7 @@ static int
 remember(select_poll *p, int fd)
 {
     struct stat st;
-    if (fstat(fd, &st) < 0) {
+    if (hl_sys_fstat(fd, &st) < 0) {
         return -EBADF;
     }
     int other = st.st_dev != p->file[fd].dev || st.st_ino != p->file[fd].ino;
@@ -193,7 +192,7 @@ select_await(hl_poll *base, hl_fired *out, int cap, int64_t timeout_ns)
     for (;;) {
         fd_set r = p->read,
                w = p->write; /* select() overwrites them, even if it fails */
-        int n = pselect(p->top, &r, &w, NULL, timeout_ns < 0 ? NULL : &ts, NULL);
+        int n = hl_sys_pselect(p->top, &r, &w, timeout_ns < 0 ? NULL : &ts);
         if (n >= 0) {
             return report(p, &r, &w, n, out, cap);
         }

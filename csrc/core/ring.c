@@ -1,5 +1,6 @@
 /* The slow half of the ready ring: making it, growing it. */
 #include "core/ring.h"
+#include "core/mem.h"
 
 /* The capacity is a power of two, so that a place is one mask away from the counters.
  */
@@ -8,7 +9,7 @@ hl_ring_init(hl_ring *r, size_t cap)
 {
     assert(cap > 0 && (cap & (cap - 1)) == 0);
     *r = (hl_ring){.mask = cap - 1};
-    r->v = malloc(cap * sizeof(*r->v));
+    r->v = hl_malloc(cap * sizeof(*r->v));
     return r->v == NULL ? -ENOMEM : 0;
 }
 
@@ -30,7 +31,7 @@ hl_ring_grow(hl_ring *r)
     if (cap > SIZE_MAX / sizeof(*r->v)) {
         return -ENOMEM;
     }
-    hl_entry *v = malloc(cap * sizeof(*v));
+    hl_entry *v = hl_malloc(cap * sizeof(*v));
     if (v == NULL) {
         return -ENOMEM;
     }

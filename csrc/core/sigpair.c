@@ -1,10 +1,8 @@
 /* The pipe behind Python's signal wakeup fd. */
 #include "core/sigpair.h"
+#include "core/sys.h"
 
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* Writes all the fields: what an earlier pair, or a parent process, left there is gone.
  */
@@ -12,7 +10,7 @@ int
 hl_sigpair_open(hl_sigpair *p)
 {
     int fds[2];
-    if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0) {
+    if (hl_sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0) {
         return -errno;
     }
     memset(p, 0, sizeof(*p));
@@ -28,8 +26,8 @@ hl_sigpair_open(hl_sigpair *p)
 void
 hl_sigpair_close(hl_sigpair *p)
 {
-    close(p->rfd);
-    close(p->wfd);
+    (void)hl_sys_close(p->rfd);
+    (void)hl_sys_close(p->wfd);
     memset(p, 0, sizeof(*p));
 }
 
@@ -40,7 +38,7 @@ hl_sigpair_read(const hl_sigpair *p, unsigned char *buf, size_t cap)
 {
     ssize_t n;
     do {
-        n = read(p->rfd, buf, cap);
+        n = hl_sys_read(p->rfd, buf, cap);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? 0 : (size_t)n;
 }
@@ -51,7 +49,7 @@ hl_fdid
 hl_fdid_of(int fd)
 {
     struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0) {
+    if (fd < 0 || hl_sys_fstat(fd, &st) < 0) {
         return (hl_fdid){.fd = -1};
     }
     return (hl_fdid){fd, st.st_dev, st.st_ino};
@@ -75,7 +73,7 @@ hl_fdid_forward(hl_fdid id, const unsigned char *buf, size_t n)
     if (hl_fdid_valid(id)) {
         ssize_t rc;
         do {
-            rc = write(id.fd, buf, n);
+            rc = hl_sys_write(id.fd, buf, n);
         } while (rc < 0 && errno == EINTR);
         /* Full or closed at its other end: the interpreter would have lost it too. */
     }

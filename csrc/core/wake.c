@@ -1,18 +1,14 @@
 /* The wakeup channel.  HL_WAKE_PIPE forces the pipe, so that its code is tested where
  * there is an eventfd too. */
 #include "core/wake.h"
-
-#include <fcntl.h>
-#include <unistd.h>
+#include "core/sys.h"
 
 #if defined(__linux__) && !defined(HL_WAKE_PIPE)
-
-#include <sys/eventfd.h>
 
 int
 hl_wake_open(hl_wake *w)
 {
-    w->rfd = w->wfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    w->rfd = w->wfd = hl_sys_eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return w->rfd < 0 ? -errno : 0;
 }
 
@@ -22,7 +18,7 @@ int
 hl_wake_open(hl_wake *w)
 {
     int fds[2];
-    if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0) {
+    if (hl_sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0) {
         w->rfd = w->wfd = -1;
         return -errno;
     }
@@ -40,10 +36,10 @@ hl_wake_close(hl_wake *w)
     int rfd = w->rfd, wfd = w->wfd;
     w->rfd = w->wfd = -1;
     if (wfd >= 0 && wfd != rfd) {
-        (void)close(wfd);
+        (void)hl_sys_close(wfd);
     }
     if (rfd >= 0) {
-        (void)close(rfd);
+        (void)hl_sys_close(rfd);
     }
 }
 
@@ -55,7 +51,7 @@ hl_wake_signal(const hl_wake *w)
 {
     const uint64_t one = 1;
     int saved = errno;
-    while (write(w->wfd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    while (hl_sys_write(w->wfd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
     errno = saved;
 }
@@ -68,6 +64,6 @@ hl_wake_drain(const hl_wake *w)
     uint64_t buf[64]; /* an eventfd gives 8 bytes for all signals, a pipe 8 for each */
     ssize_t n;
     do {
-        n = read(w->rfd, buf, sizeof(buf));
+        n = hl_sys_read(w->rfd, buf, sizeof(buf));
     } while (n == (ssize_t)sizeof(buf) || (n < 0 && errno == EINTR));
 }

@@ -2,8 +2,7 @@
  * scheduler. */
 #include "core/clock.h"
 #include "loop/loop.h"
-
-#include <stdlib.h>
+#include "py/mem.h"
 
 #define AS_LOOP(op) ((LoopObject *)(op))
 
@@ -77,7 +76,7 @@ unsigned char *
 hl_loop_scratch(LoopObject *self)
 {
     if (HL_UNLIKELY(self->scratch == NULL)) {
-        self->scratch = malloc(HL_SCRATCH_SIZE);
+        self->scratch = hl_malloc(HL_SCRATCH_SIZE);
         if (self->scratch == NULL) {
             PyErr_NoMemory();
         }
@@ -309,7 +308,7 @@ static HL_COLD PyObject *
 later_by_name(LoopObject *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs,
               PyObject *ctx)
 {
-    PyObject **stack = PyMem_Malloc(sizeof(*stack) * (size_t)(nargs + 2));
+    PyObject **stack = hl_pymem_malloc(sizeof(*stack) * (size_t)(nargs + 2));
     if (stack == NULL) {
         return PyErr_NoMemory();
     }
@@ -441,7 +440,7 @@ create_by_factory(LoopObject *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
     Py_ssize_t n = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    PyObject **stack = PyMem_Malloc(sizeof(*stack) * (size_t)(n + 1));
+    PyObject **stack = hl_pymem_malloc(sizeof(*stack) * (size_t)(n + 1));
     if (stack == NULL) {
         return PyErr_NoMemory();
     }

@@ -5,6 +5,7 @@
  * the instance dictionary that it brings is visited and cleared here. */
 #include "loop/loop.h"
 #include "py/compat.h"
+#include "py/mem.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -163,7 +164,7 @@ Loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwar
         PyErr_SetString(PyExc_RuntimeError, "hotloop has been unloaded");
         return NULL;
     }
-    PyObject *op = type->tp_alloc(type, 0);
+    PyObject *op = hl_type_alloc(type);
     if (op == NULL) {
         return NULL;
     }

@@ -1,7 +1,6 @@
 /* The end of a connection: close(), abort(), errors, and connection_lost(). */
 #include "net/stream.h"
-
-#include <unistd.h>
+#include "core/sys.h"
 
 /* Without a loop, or without a descriptor, nothing works any more: every method sees
  * that by these two. */
@@ -106,7 +105,7 @@ hl_stream_release(StreamTransport *t)
         }
     }
     if (t->sock == NULL) {
-        (void)close(t->fd);
+        (void)hl_sys_close(t->fd);
     }
     else {
         PyObject *sock = t->sock;

@@ -1,6 +1,7 @@
 /* The datagram transport type: creation, attributes, the end of its life. */
 #include "net/dgram.h"
 #include "net/stream.h"
+#include "py/mem.h"
 
 #define SELF(op) ((DatagramTransport *)(op))
 
@@ -149,7 +150,7 @@ hl_loop_datagram(PyObject *self, PyObject *args, PyObject *kwargs)
         hl_loop_check_fd_free(loop, fd) < 0) {
         return NULL;
     }
-    DatagramTransport *t = (DatagramTransport *)type->tp_alloc(type, 0);
+    DatagramTransport *t = (DatagramTransport *)hl_type_alloc(type);
     if (t == NULL || init(t, loop, sock, extra) < 0) {
         Py_XDECREF(t);
         return NULL;

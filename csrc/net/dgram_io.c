@@ -5,6 +5,7 @@
  * everything else the socket object's methods are called, as asyncio does: they raise
  * what they raise there. */
 #include "core/clock.h"
+#include "core/sys.h"
 #include "net/dgram.h"
 
 #include <arpa/inet.h>
@@ -101,7 +102,8 @@ receive(DatagramTransport *t, PyObject **data, PyObject **addr)
     if (buf == NULL) {
         return -1;
     }
-    ssize_t n = recvfrom(*t->live_fd, buf, HL_READ_MAX, MSG_DONTWAIT, &from.any, &len);
+    ssize_t n =
+        hl_sys_recvfrom(*t->live_fd, buf, HL_READ_MAX, MSG_DONTWAIT, &from.any, &len);
     if (n < 0) {
         return hl_would_block(errno) ? 0 : hl_raise_int(-errno);
     }
@@ -348,9 +350,9 @@ transmit(DatagramTransport *t, PyObject *data, PyObject *addr)
     /* An audit hook may have closed us, or sent to somebody else. */
     int fd = t->live_fd == NULL || (!to_peer && !look_up(t, addr)) ? -1 : *t->live_fd;
     int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
-    ssize_t n =
-        to_peer ? send(fd, view.buf, (size_t)view.len, flags)
-                : sendto(fd, view.buf, (size_t)view.len, flags, &t->at.any, t->at_len);
+    ssize_t n = to_peer ? hl_sys_send(fd, view.buf, (size_t)view.len, flags)
+                        : hl_sys_sendto(fd, view.buf, (size_t)view.len, flags,
+                                        &t->at.any, t->at_len);
     int err = n < 0 ? errno : 0;
     PyBuffer_Release(&view);
     return n >= 0 ? 1 : hl_would_block(err) ? 0 : hl_raise_int(-err);

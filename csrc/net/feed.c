@@ -6,11 +6,9 @@
  * still be made; from the first change on no foreign code runs until the transport is
  * asked to pause. */
 #include "net/feed.h"
+#include "core/sys.h"
 
 #include "sched/future.h"
-
-#include <sys/socket.h>
-#include <unistd.h>
 
 /* What is stood in for, in the order of _streams.py: st->i_streams_seen has what the
  * classes had at import, then the functions, then their codes. */
@@ -291,7 +289,8 @@ hl_feed_read(hl_transport *t, int fd, bool sock, ssize_t *n)
         *n = -ENOMEM;
         return 0;
     }
-    *n = sock ? recv(fd, buf, HL_READ_MAX, 0) : read(fd, buf, HL_READ_MAX);
+    *n =
+        sock ? hl_sys_recv(fd, buf, HL_READ_MAX, 0) : hl_sys_read(fd, buf, HL_READ_MAX);
     if (*n <= 0) {
         *n = *n < 0 ? -errno : 0;
         return 0;

@@ -1,8 +1,8 @@
 /* The listener: accept4() until nothing is left, a transport for each connection. */
 #include "net/listen.h"
+#include "core/sys.h"
 #include "net/stream.h"
-
-#include <unistd.h>
+#include "py/mem.h"
 
 typedef struct {
     PyObject_HEAD
@@ -177,7 +177,7 @@ connection(Listener *l, int fd, const hl_sockaddr *a, socklen_t len)
     }
     /* Nobody has adopted it: the factory raised, or closed the server. */
     if (fd >= 0) {
-        (void)close(fd);
+        (void)hl_sys_close(fd);
     }
     if (rc < 0 && !hl_err_propagates()) {
         rc = hl_report(
@@ -290,7 +290,8 @@ on_ready(PyObject *self)
     for (long i = 0; l->watching && (i == 0 || i < l->backlog); i++) {
         hl_sockaddr a;
         socklen_t len = sizeof(a);
-        int fd = accept4(*l->live_fd, &a.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd =
+            hl_sys_accept4(*l->live_fd, &a.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             return accept_failed(l, errno);
         }
@@ -413,7 +414,7 @@ hl_loop_listen(PyObject *self, PyObject *args, PyObject *kwargs)
         hl_sock_describe(st, sock, &family, &type, &proto) < 0) {
         return NULL;
     }
-    Listener *l = (Listener *)st->t_Listener->tp_alloc(st->t_Listener, 0);
+    Listener *l = (Listener *)hl_type_alloc(st->t_Listener);
     if (l == NULL) {
         return NULL;
     }

@@ -1,8 +1,7 @@
 /* Pipe transports: creation, attributes, the end of their life. */
 #include "net/pipe.h"
-
-#include <fcntl.h>
-#include <sys/stat.h>
+#include "core/sys.h"
+#include "py/mem.h"
 
 #define SELF(op) ((PipeTransport *)(op))
 
@@ -109,7 +108,7 @@ static int
 check_kind(PipeTransport *t)
 {
     struct stat sb;
-    if (fstat(t->fd, &sb) < 0) {
+    if (hl_sys_fstat(t->fd, &sb) < 0) {
         return hl_raise_int(-errno);
     }
     t->hangup = S_ISFIFO(sb.st_mode) || S_ISSOCK(sb.st_mode);
@@ -128,9 +127,9 @@ check_kind(PipeTransport *t)
 static int
 set_nonblocking(int fd)
 {
-    int flags = fcntl(fd, F_GETFL);
+    int flags = hl_sys_fcntl(fd, F_GETFL, 0);
     if (flags < 0 ||
-        (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
+        (!(flags & O_NONBLOCK) && hl_sys_fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
         return hl_raise_int(-errno);
     }
     return 0;
@@ -158,7 +157,7 @@ make(LoopObject *loop, bool writer, PyObject *protocol, PyObject *extra)
 {
     hl_state *st = loop->sched.st;
     PyTypeObject *type = writer ? st->t_WritePipeTransport : st->t_ReadPipeTransport;
-    PipeTransport *t = (PipeTransport *)type->tp_alloc(type, 0);
+    PipeTransport *t = (PipeTransport *)hl_type_alloc(type);
     if (t == NULL) {
         return NULL;
     }

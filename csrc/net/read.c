@@ -1,9 +1,8 @@
 /* From the socket to the protocol. */
 #include "net/feed.h"
+#include "core/sys.h"
 #include "net/stream.h"
 #include "net/tls.h"
-
-#include <sys/socket.h>
 
 static int on_readable(PyObject *self);
 
@@ -130,7 +129,7 @@ read_buffered(PyObject *self)
         PyBuffer_Release(&view);
         return 0;
     }
-    ssize_t n = recv(*t->live_fd, view.buf, (size_t)view.len, 0);
+    ssize_t n = hl_sys_recv(*t->live_fd, view.buf, (size_t)view.len, 0);
     int err = n < 0 ? errno : 0;
     PyBuffer_Release(&view);
     if (n <= 0) {
@@ -158,7 +157,7 @@ read_tls(PyObject *self)
     if (buf == NULL) {
         return hl_stream_fatal(t, "Fatal error: protocol.get_buffer() call failed.");
     }
-    ssize_t n = recv(*t->live_fd, buf, HL_READ_MAX, 0);
+    ssize_t n = hl_sys_recv(*t->live_fd, buf, HL_READ_MAX, 0);
     if (HL_UNLIKELY(n <= 0)) {
         return n == 0 ? on_eof(t) : on_recv_error(t, errno);
     }

@@ -1,5 +1,7 @@
 /* The stream transport type: creation, attributes, the end of its life. */
 #include "net/stream.h"
+#include "core/sys.h"
+#include "py/mem.h"
 
 #include <netinet/tcp.h>
 
@@ -105,7 +107,7 @@ set_addresses(StreamTransport *t, const hl_stream_args *args)
 {
     hl_sockaddr a;
     socklen_t len = sizeof(a);
-    if (getsockname(t->fd, &a.any, &len) < 0) {
+    if (hl_sys_getsockname(t->fd, &a.any, &len) < 0) {
         len = 0;
     }
     if (set_address(t, &t->sockname, t->st->s_sockname, &a, len) < 0) {
@@ -120,7 +122,7 @@ set_addresses(StreamTransport *t, const hl_stream_args *args)
     if (peer == NULL) {
         peer = &a;
         len = sizeof(a);
-        if (getpeername(t->fd, &a.any, &len) < 0) {
+        if (hl_sys_getpeername(t->fd, &a.any, &len) < 0) {
             len = 0;
         }
     }
@@ -149,7 +151,7 @@ set_nodelay(StreamTransport *t)
     if ((t->family == AF_INET || t->family == AF_INET6) && t->type == SOCK_STREAM &&
         t->proto == IPPROTO_TCP) {
         int on = 1;
-        (void)setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        (void)hl_sys_setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     }
 }
 
@@ -160,8 +162,7 @@ static StreamTransport *
 make(LoopObject *loop, const hl_stream_args *args)
 {
     hl_state *st = loop->sched.st;
-    StreamTransport *t =
-        (StreamTransport *)st->t_StreamTransport->tp_alloc(st->t_StreamTransport, 0);
+    StreamTransport *t = (StreamTransport *)hl_type_alloc(st->t_StreamTransport);
     if (t == NULL) {
         return NULL;
     }

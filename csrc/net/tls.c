@@ -1,5 +1,6 @@
 /* The TLSProtocol's type: creation, what the transport below calls, the end. */
 #include "net/tls.h"
+#include "py/mem.h"
 
 #define SELF(op) ((TLSProtocol *)(op))
 
@@ -447,7 +448,7 @@ hl_loop_tls(PyObject *loop, PyObject *args, PyObject *kwargs)
                                      &a.shutdown, &a.how)) {
         return NULL;
     }
-    TLSProtocol *t = (TLSProtocol *)st->t_TLSProtocol->tp_alloc(st->t_TLSProtocol, 0);
+    TLSProtocol *t = (TLSProtocol *)hl_type_alloc(st->t_TLSProtocol);
     if (t == NULL) {
         return NULL;
     }

@@ -3,6 +3,7 @@
  * An exact ssl.SSLObject only passes its calls on to the C object inside it, which is
  * called directly here.  Anything else gets the calls that asyncio would make. */
 #include "net/tls_engine.h"
+#include "py/mem.h"
 
 typedef struct {
     hl_tls_engine base;
@@ -227,7 +228,7 @@ hl_tls_engine *
 hl_tls_membio_new(hl_state *st, PyObject *context, bool server, PyObject *hostname,
                   bool by_object)
 {
-    membio *m = PyMem_Calloc(1, sizeof(*m));
+    membio *m = hl_pymem_calloc(1, sizeof(*m));
     if (m == NULL) {
         PyErr_NoMemory();
         return NULL;

@@ -1,5 +1,6 @@
 /* The transport of a TLS connection that the application has. */
 #include "net/tls.h"
+#include "py/mem.h"
 
 #define SELF(op) ((TLSTransport *)(op))
 
@@ -7,8 +8,7 @@ PyObject *
 hl_tls_transport_new(TLSProtocol *t)
 {
     hl_state *st = t->st;
-    TLSTransport *self =
-        (TLSTransport *)st->t_TLSTransport->tp_alloc(st->t_TLSTransport, 0);
+    TLSTransport *self = (TLSTransport *)hl_type_alloc(st->t_TLSTransport);
     if (self != NULL) {
         self->st = st;
         self->mod = Py_NewRef(st->mod);

@@ -1,9 +1,8 @@
 /* What all transports do alike. */
 #include "net/transport.h"
+#include "core/sys.h"
 
 #include <limits.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES. */
 #define LOG_AFTER 5
@@ -186,7 +185,7 @@ hl_transport_error(hl_transport *t, const char *message, PyObject *exc, bool exp
  * transport stays as it is, as with asyncio. */
 int
 hl_transport_fatal(hl_transport *t, const char *message, bool expected,
-                   int (*close)(hl_transport *t, PyObject *exc))
+                   int (*end)(hl_transport *t, PyObject *exc))
 {
     if (hl_err_propagates()) {
         return -1;
@@ -195,7 +194,7 @@ hl_transport_fatal(hl_transport *t, const char *message, bool expected,
     int rc = hl_transport_error(t, message, exc, expected);
     /* Closed even when the report itself raised: what it raised goes out afterwards. */
     PyObject *raised = rc < 0 ? PyErr_GetRaisedException() : NULL;
-    if (close(t, exc) < 0) {
+    if (end(t, exc) < 0) {
         rc = -1;
     }
     Py_DECREF(exc);
@@ -377,7 +376,8 @@ hl_flow_parse_from(PyObject *args, PyObject *kwargs, Py_ssize_t usual, Py_ssize_
 static inline ssize_t
 read_raw(int fd, bool sock, void *buf)
 {
-    return sock ? recv(fd, buf, HL_READ_MAX, 0) : read(fd, buf, HL_READ_MAX);
+    return sock ? hl_sys_recv(fd, buf, HL_READ_MAX, 0)
+                : hl_sys_read(fd, buf, HL_READ_MAX);
 }
 
 /* A read into the object that the protocol gets, for a peer that keeps filling us. */

@@ -73,7 +73,7 @@ int hl_transport_error(hl_transport *t, const char *message, PyObject *exc,
  * hl_transport_error() does, and has `close` end the transport with it.  0, or -1 for
  * what must propagate. */
 int hl_transport_fatal(hl_transport *t, const char *message, bool expected,
-                       int (*close)(hl_transport *t, PyObject *exc));
+                       int (*end)(hl_transport *t, PyObject *exc));
 /* ResourceWarning "unclosed transport", from a finaliser.  It may run any code, that
  * brings the transport back to life or closes it; no exception is left. */
 void hl_transport_warn_unclosed(PyObject *self);

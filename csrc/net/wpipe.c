@@ -4,8 +4,7 @@
  * watches for room.  The read side of the descriptor is watched as well: it becomes
  * ready when the reader is gone. */
 #include "net/pipe.h"
-
-#include <unistd.h>
+#include "core/sys.h"
 
 #define SELF(op) ((PipeTransport *)(op))
 
@@ -153,7 +152,7 @@ put(PipeTransport *t, PyObject *data, const char *p, size_t len)
     if (t->out.bytes > 0) {
         return enqueue(t, data, p, len);
     }
-    ssize_t n = write(t->fd, p, len);
+    ssize_t n = hl_sys_write(t->fd, p, len);
     if (n == (ssize_t)len) {
         return 0;
     }

@@ -1,9 +1,7 @@
 /* The write queue: an array that is consumed from its head. */
 #include "net/wqueue.h"
-
-#include <sys/socket.h>
-#include <sys/uio.h>
-#include <unistd.h>
+#include "core/sys.h"
+#include "py/mem.h"
 
 /* No allocation: a queue that never gets long costs nothing. */
 void
@@ -36,7 +34,7 @@ make_room(hl_wqueue *q)
         q->head = 0;
         return 0;
     }
-    hl_chunk *v = PyMem_New(hl_chunk, q->cap * 2);
+    hl_chunk *v = hl_pymem_malloc(q->cap * 2 * sizeof(*v));
     if (v == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -96,7 +94,8 @@ send_some(hl_wqueue *q, int fd, bool sock, size_t *tried)
     hl_chunk *c = q->v + q->head;
     if (q->len == 1) {
         *tried = c->len;
-        n = sock ? send(fd, c->ptr, c->len, MSG_NOSIGNAL) : write(fd, c->ptr, c->len);
+        n = sock ? hl_sys_send(fd, c->ptr, c->len, MSG_NOSIGNAL)
+                 : hl_sys_write(fd, c->ptr, c->len);
     }
     else {
         struct iovec iov[HL_WQUEUE_IOV];
@@ -107,7 +106,8 @@ send_some(hl_wqueue *q, int fd, bool sock, size_t *tried)
             *tried += c[i].len;
         }
         struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
-        n = sock ? sendmsg(fd, &msg, MSG_NOSIGNAL) : writev(fd, iov, (int)count);
+        n = sock ? hl_sys_sendmsg(fd, &msg, MSG_NOSIGNAL)
+                 : hl_sys_writev(fd, iov, (int)count);
     }
     return n < 0 ? -errno : n;
 }

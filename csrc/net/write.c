@@ -12,8 +12,7 @@
  *
  *   waiting  `writing`: the socket is full and the loop watches for room. */
 #include "net/stream.h"
-
-#include <sys/socket.h>
+#include "core/sys.h"
 
 /* More than this is sent at once: one system call is nothing beside the copy it makes.
  */
@@ -190,7 +189,7 @@ send_now(StreamTransport *t, PyObject *owner, const char *p, size_t n)
         return 0;
     }
     if (!t->writing) {
-        ssize_t sent = send(*t->live_fd, p, n, MSG_NOSIGNAL);
+        ssize_t sent = hl_sys_send(*t->live_fd, p, n, MSG_NOSIGNAL);
         if (sent == (ssize_t)n) {
             return 0;
         }
@@ -386,7 +385,7 @@ hl_stream_writelines(PyObject *self, PyObject *list)
 static int
 shut_down(StreamTransport *t)
 {
-    return shutdown(*t->live_fd, SHUT_WR) < 0 ? hl_raise_int(-errno) : 0;
+    return hl_sys_shutdown(*t->live_fd, SHUT_WR) < 0 ? hl_raise_int(-errno) : 0;
 }
 
 /* Held bytes go first; those that wait for room put the half-close off, and

@@ -1,5 +1,6 @@
 /* The iterator behind `await future`: yields the future once, then gives its result. */
 #include "sched/future.h"
+#include "py/mem.h"
 
 typedef struct {
     PyObject_HEAD
@@ -24,7 +25,7 @@ hl_future_iter(PyObject *fut)
         op = PyObject_Init(list->v[--list->n], st->t_FutureIter);
     }
     else {
-        op = (PyObject *)PyObject_GC_New(IterObject, st->t_FutureIter);
+        op = (PyObject *)hl_gc_new(IterObject, st->t_FutureIter);
         if (op == NULL) {
             return NULL;
         }

@@ -5,6 +5,7 @@
  * whose first waiter is one of our tasks, on one of our loops, holds the task itself in
  * callback0: waking it is one entry on the ready ring. */
 #include "sched/future.h"
+#include "py/mem.h"
 
 /* ---- life ---- */
 
@@ -103,7 +104,7 @@ alloc(hl_state *st)
         PyObject_GC_Track(op);
         return op;
     }
-    return st->t_Future->tp_alloc(st->t_Future, 0);
+    return hl_type_alloc(st->t_Future);
 }
 
 /* loop.create_future(): no __init__, no arguments.  Without layouts that fit

@@ -4,6 +4,7 @@
  * they are real asyncio.Handles; the attributes of the same names here shadow the
  * slots. */
 #include "sched/handle.h"
+#include "py/mem.h"
 
 #include "core/clock.h"
 #include "py/err.h"
@@ -40,7 +41,7 @@ alloc(hl_state *st, PyTypeObject *type, hl_freelist *list)
         PyObject_GC_Track(op);
     }
     else {
-        op = type->tp_alloc(type, 0);
+        op = hl_type_alloc(type);
         if (op == NULL) {
             return NULL;
         }
@@ -573,7 +574,7 @@ hl_handle_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
         PyErr_SetString(PyExc_RuntimeError, "hotloop has been unloaded");
         return NULL;
     }
-    PyObject *op = type->tp_alloc(type, 0);
+    PyObject *op = hl_type_alloc(type);
     if (op == NULL) {
         return NULL;
     }

@@ -1,5 +1,6 @@
 /* The scheduler: entries in, entries out, and what is flushed after each. */
 #include "sched/sched.h"
+#include "py/mem.h"
 
 #include <string.h>
 
@@ -119,7 +120,7 @@ hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn)
 {
     if (s->n_flush == s->cap_flush) {
         size_t cap = s->cap_flush ? s->cap_flush * 2 : FLUSH_CAP;
-        hl_entry *v = realloc(s->flush, cap * sizeof(*v));
+        hl_entry *v = hl_realloc(s->flush, cap * sizeof(*v));
         if (v == NULL) {
             PyErr_NoMemory();
             return -1;

@@ -1,5 +1,6 @@
 /* Task: a coroutine and its place in the loop.  How it steps is in step.c. */
 #include "sched/future.h"
+#include "py/mem.h"
 
 /* ---- making ---- */
 
@@ -175,7 +176,7 @@ alloc(hl_state *st, PyTypeObject *type)
         PyObject_GC_Track(op);
     }
     else {
-        op = type->tp_alloc(type, 0);
+        op = hl_type_alloc(type);
         if (op == NULL) {
             return NULL;
         }

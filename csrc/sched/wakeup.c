@@ -2,6 +2,7 @@
  * a callable is needed: in debug mode, on foreign loops, for whoever looks at a
  * future's callbacks. */
 #include "sched/future.h"
+#include "py/mem.h"
 
 typedef struct {
     PyObject_HEAD
@@ -41,7 +42,7 @@ Wakeup_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwname
 static PyObject *
 make(hl_state *st, PyObject *task, bool step, PyObject *exc)
 {
-    WakeupObject *w = PyObject_GC_New(WakeupObject, st->t_TaskWakeup);
+    WakeupObject *w = hl_gc_new(WakeupObject, st->t_TaskWakeup);
     if (w == NULL) {
         return NULL;
     }

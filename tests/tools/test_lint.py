@@ -65,6 +65,32 @@ def test_layering_allows(layering: ModuleType, path: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "line", "faults"),
+    [
+        ("net/x.c", "    (void)close(fd);", 1),
+        ("net/x.c", "    n = sock ? recv(fd, p, n, 0) : read(fd, p, n);", 2),
+        ("core/x.c", "    v = realloc(v, n);", 1),
+        ("sched/x.c", "    op = type->tp_alloc(type, 0);", 1),
+        ("loop/x.c", "    v = PyMem_Malloc(n);", 1),
+        ("core/sys.h", "    return close(fd);", 0),
+        ("core/mem.h", "#define hl_malloc(n) malloc(n)", 0),
+        ("net/x.c", "    hl_sys_close(fd); /* close() */", 0),
+        ("net/x.c", "    ops->close(p); do_close(p);", 0),
+        ("net/x.c", '    say("close() failed");', 0),
+        ("net/x.c", "    free(v);", 0),
+    ],
+)
+def test_syscalls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, line: str, faults: int
+) -> None:
+    module = load("syscalls")
+    monkeypatch.setattr(module, "CSRC", tmp_path)
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).write_text(line + "\n")
+    assert len(module.faults_of(Path(path))) == faults
+
+
+@pytest.mark.parametrize(
     ("text", "faults"),
     [
         ("fine\n", 0),

@@ -89,6 +89,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "stubs": stubs,
     "clang-format": clang_format,
     "layering": own("layering.py"),
+    "syscalls": own("syscalls.py"),
     "text": own("text.py"),
     "functions": own("functions.py"),
     "headers": own("headers.py"),

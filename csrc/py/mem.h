@@ -1,0 +1,29 @@
+/* The objects and memory that hotloop asks Python's allocators for by itself; in a
+ * build for fault injection, sites that can be told to fail. */
+#ifndef HL_PY_MEM_H
+#define HL_PY_MEM_H
+
+#include "core/mem.h"
+#include "py/pycompat.h"
+
+/* An object of one of our types, zeroed and tracked, or NULL with MemoryError. */
+#define hl_type_alloc(type) HL_PY_ALLOC("tp_alloc", (type)->tp_alloc(type, 0))
+/* As PyObject_GC_New(). */
+#define hl_gc_new(T, type) ((T *)HL_PY_ALLOC("gc_new", PyObject_GC_New(T, type)))
+/* NULL without an exception. */
+#define hl_pymem_malloc(n) HL_PY_RAW("PyMem_Malloc", PyMem_Malloc(n))
+#define hl_pymem_calloc(count, n) HL_PY_RAW("PyMem_Calloc", PyMem_Calloc(count, n))
+
+#ifndef HL_FAULTS
+
+#define HL_PY_ALLOC(name, call) (call)
+#define HL_PY_RAW(name, call) (call)
+
+#else
+
+#define HL_PY_ALLOC(name, call)                                                        \
+    (hl_fault_take(HL_SITE(name)) ? (void *)PyErr_NoMemory() : (void *)(call))
+#define HL_PY_RAW(name, call) (hl_fault_take(HL_SITE(name)) ? NULL : (call))
+
+#endif
+#endif
