@@ -1,0 +1,128 @@
+"""Figures from processes of their own: pinned, bounded in time, the arms taking turns.
+
+A crash or a hang costs one cell of the table: that arm on that row, and its reason is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Cell:
+    """What an arm did on a row: nanoseconds an operation, one per measurement; or why nothing."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How figures are taken."""
+
+    rounds: int = 5
+    repeats: int = 3
+    seconds: float = 60.0  # that one process may take
+    cpu: int | None = None
+    count: int | None = None
+
+
+class Failed(Exception):
+    """There is no figure; the message is the reason."""
+
+
+def why(code: int, errors: str) -> str:
+    """One line about a process that failed."""
+    lines = [line.strip() for line in errors.strip().splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        fatal = next((line for line in lines if line.startswith("Fatal")), last)
+        return f"crashed with {name}" + (f" ({fatal})" if fatal else "")
+    return last or f"exit code {code}"
+
+
+def run(command: list[str], seconds: float, env: dict[str, str] | None = None) -> str:
+    """What a program prints. Its own children end with it, however it ends."""
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=env,
+    )
+    try:
+        output, errors = child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"nothing within {seconds:.0f} s") from None
+    finally:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait()
+    if child.returncode:
+        raise Failed(why(child.returncode, errors))
+    return output
+
+
+def ask(row: str, arm: str, setting: Setting) -> dict[str, list[float]]:
+    """A figure of a row on a loop."""
+    command = [sys.executable, str(HERE / "worker.py"), row, arm]
+    command += ["--repeats", str(setting.repeats)]
+    if setting.cpu is not None:
+        command += ["--cpu", str(setting.cpu)]
+    if setting.count is not None:
+        command += ["--count", str(setting.count)]
+    output = run(command, setting.seconds)
+    try:
+        figures = json.loads(output.strip().splitlines()[-1])
+        return {"wall": figures["wall"], "cpu": figures["cpu"]}
+    except (ValueError, IndexError, KeyError, TypeError):
+        raise Failed(f"printed no figure but {output.strip()[-80:]!r}") from None
+
+
+def turns(arms: list[str], number: int) -> list[str]:
+    """The arms in this round's order: each round starts elsewhere, every other one backwards."""
+    start = number % len(arms)
+    order = arms[start:] + arms[:start]
+    return order[::-1] if number % 2 else order
+
+
+Measure = Callable[[str], dict[str, list[float]]]
+
+
+def take_turns(
+    arms: list[str], rounds: int, measure: Measure, progress: Callable[[int, str], None]
+) -> dict[str, Cell]:
+    """Every arm once a round. Who fails keeps the reason and is not asked again."""
+    cells = {arm: Cell() for arm in arms}
+    for number in range(rounds):
+        for arm in turns(arms, number):
+            cell = cells[arm]
+            if cell.reason:
+                continue
+            progress(number, arm)
+            try:
+                figures = measure(arm)
+            except Failed as failed:
+                cells[arm] = Cell(reason=str(failed))
+            else:
+                cell.wall += figures["wall"]
+                cell.cpu += figures["cpu"]
+    return cells
