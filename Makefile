@@ -7,6 +7,8 @@
 #   make doors        the tools through which programs get a loop: servers, test runners, Jupyter
 #   make conformance-full   the same on both backends, with our Task and Future and with asyncio's
 #   make differential  generated programs against asyncio, EXAMPLES=10000 of each
+#   make fuzz         the fuzz targets, SECONDS=60 of each; TARGET="fdtab tls": those only
+#   make soak         all kinds of load at once, MINUTES=1 with CONNECTIONS=1000 held meanwhile
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make debug        the suite with C assertions on
 #   make refleak      the scheduler's tests over and over, on a Python that counts references
@@ -120,7 +122,7 @@ lint: $(INSTALLED) $(LINTERS)
 	@$(BIN)/python tools/lint
 
 format: $(LINTERS)
-	$(BIN)/clang-format -i $$(find csrc tests/c -name '*.[ch]')
+	$(BIN)/clang-format -i $$(find csrc tests/c tests/fuzz -name '*.[ch]')
 	$(BIN)/ruff check -q --fix $(PYTHON_TREES)
 	$(BIN)/ruff format -q $(PYTHON_TREES)
 
@@ -175,6 +177,19 @@ EXAMPLES ?= 10000
 .PHONY: differential
 differential: $(INSTALLED)
 	HOTLOOP_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/differential -k generated $(PYTEST)
+
+# libFuzzer comes with clang; atheris has wheels for some Pythons only, and fuzz_tls.py does without.
+SECONDS ?= 60
+.PHONY: fuzz soak
+fuzz: $(INSTALLED)
+	@$(PIP) install atheris || echo "hotloop: no atheris here: our own mutations for TLS"
+	@$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) --build build/fuzz-$(TAG) $(TARGET)
+
+MINUTES ?= 1
+CONNECTIONS ?= 1000
+soak: $(INSTALLED)
+	@$(BIN)/python tests/soak/run.py --minutes $(MINUTES) --connections $(CONNECTIONS) \
+	    --report build/soak-$(TAG).json
 
 bench: $(INSTALLED)
 	@$(PIP) install '.[bench]'

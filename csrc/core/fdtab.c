@@ -109,6 +109,11 @@ hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on, hl_ent
     if (rc < 0) {
         return rc;
     }
+    if (HL_UNLIKELY(rc > 0 && want != w->want)) {
+        /* A duplicate may keep the file of before open, and with it the kernel's watch
+         * of this number: its events shall be stale. */
+        (void)p->ops->ctl(p, fd, ++w->gen, want, want);
+    }
     t->used += w->want == 0;
     w->want = (uint8_t)want;
     *old = *side_of(w, side);

@@ -112,6 +112,10 @@ select_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
     if (other < 0 && !gives_up) {
         return other;
     }
+    if (want == 0) { /* forgotten: whatever is there next time is another file */
+        p->file[fd].dev = 0;
+        p->file[fd].ino = 0;
+    }
     p->gen[fd] = gen;
     set_sides(p, fd, want);
     return old != 0 && other > 0;

@@ -309,6 +309,68 @@ test_reopened_while_watched(void)
     }
 }
 
+/* One side of a number that was taken over is given up: the other side is still for the
+ * file of before, also when the number is watched again. */
+static void
+test_taken_over_and_half_given_up(void)
+{
+    for (const hl_poll_ops *const *b = hl_poll_backends; *b != NULL; b++) {
+        hl_fdtab t;
+        hl_entry old;
+        hl_poll *p;
+        int fd[2], again[2];
+        hl_fdtab_init(&t);
+        CHECK_EQ((*b)->open(&p), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+        CHECK_EQ(hl_fdtab_set(&t, p, fd[0], HL_READ, entry(1), &old), 0);
+        CHECK_EQ(hl_fdtab_set(&t, p, fd[0], HL_WRITE, entry(2), &old), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, again), 0);
+        CHECK_EQ(dup2(again[0], fd[0]), fd[0]);
+        hl_fdtab_clear(&t, p, fd[0], HL_WRITE, &old);
+        check_ready(&t, p, fd[0], 0);
+        CHECK_EQ(hl_fdtab_set(&t, p, fd[0], HL_WRITE, entry(3), &old), 1);
+        CHECK_EQ(close(fd[0]) | close(fd[1]), 0);
+        CHECK_EQ(close(again[0]) | close(again[1]), 0);
+        hl_fdtab_fini(&t);
+        (*b)->close(p);
+    }
+}
+
+/* A duplicate keeps the file of before open, and with it the kernel's watch under the
+ * number: what that reports is told from news of the file that has the number now. */
+static void
+test_taken_over_while_a_duplicate_lives(void)
+{
+    for (const hl_poll_ops *const *b = hl_poll_backends; *b != NULL; b++) {
+        hl_fdtab t;
+        hl_entry old;
+        hl_poll *p;
+        int fd[2], again[2];
+        hl_fdtab_init(&t);
+        CHECK_EQ((*b)->open(&p), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+        CHECK_EQ(hl_fdtab_set(&t, p, fd[0], HL_READ, entry(1), &old), 0);
+        int duplicate = dup(fd[0]);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, again), 0);
+        CHECK_EQ(dup2(again[0], fd[0]), fd[0]);
+        CHECK_EQ(hl_fdtab_set(&t, p, fd[0], HL_WRITE, entry(2), &old), 1);
+        hl_fdtab_clear(&t, p, fd[0], HL_READ, &old); /* as the loop does then */
+        check_entry(old, 1);
+        CHECK_EQ(hl_fdtab_set(&t, p, fd[0], HL_READ, entry(3), &old), 0);
+        CHECK_EQ(write(fd[1], "x", 1), 1); /* for the file of before */
+        hl_fired f[4];
+        uint32_t told = 0;
+        for (int i = 0, n = (*b)->wait(p, f, 4, 0); i < n; i++) {
+            told |= f[i].gen == t.v[fd[0]].gen ? f[i].events : 0;
+        }
+        CHECK_EQ(told, HL_WRITE);
+        CHECK_EQ(close(fd[0]) | close(fd[1]) | close(duplicate), 0);
+        CHECK_EQ(close(again[0]) | close(again[1]), 0);
+        hl_fdtab_fini(&t);
+        (*b)->close(p);
+    }
+}
+
 /* A second poller is told of all there is, whatever has been closed by then. */
 static void
 test_retell(void)
@@ -380,6 +442,8 @@ main(void)
     RUN(test_growth);
     RUN(test_random);
     RUN(test_reopened_while_watched);
+    RUN(test_taken_over_and_half_given_up);
+    RUN(test_taken_over_while_a_duplicate_lives);
     RUN(test_retell);
     RUN(test_stale_events);
     return 0;

@@ -53,10 +53,10 @@ def stubs() -> bool:
 
 
 def clang_format() -> bool:
-    command = [str(BIN / "clang-format"), "--dry-run", "-Werror", *c_files("csrc", "tests/c")]
+    command = [str(BIN / "clang-format"), "--dry-run", "-Werror", *c_files("csrc", "tests/c", "tests/fuzz")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     named = {line.partition(":")[0] for line in done.stderr.splitlines()}
-    for name in sorted(named.intersection(c_files("csrc", "tests/c"))):
+    for name in sorted(named.intersection(c_files("csrc", "tests/c", "tests/fuzz"))):
         print(f"    {name} is not in format (make format)")
     return done.returncode == 0
 
