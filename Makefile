@@ -5,6 +5,7 @@
 #   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
 #   make integration  real programs on hotloop: aiohttp, uvicorn, asyncpg, Redis and more
 #   make doors        the tools through which programs get a loop: servers, test runners, Jupyter
+#   make dask         a Dask cluster on hotloop; make dask-bench: beside asyncio and uvloop
 #   make conformance-full   the same on both backends, with our Task and Future and with asyncio's
 #   make differential  generated programs against asyncio, EXAMPLES=10000 of each
 #   make fuzz         the fuzz targets, SECONDS=60 of each; TARGET="fdtab tls": those only
@@ -99,7 +100,7 @@ tools: $(LINTERS) $(PROGRAMS)
 
 PYTHON_TREES := $(wildcard python tests tools examples benchmarks setup.py)
 
-.PHONY: demo test integration doors lint format
+.PHONY: demo test integration doors dask dask-bench lint format
 demo: $(INSTALLED)
 	@$(BIN)/python examples/guide/demo.py
 
@@ -112,6 +113,18 @@ integration: $(PROGRAMS)
 # The doors in an environment of their own: a plugin of pytest's in it would take part in all tests.
 doors: $(READY)
 	@$(MAKE) VENV=$(VENV)-doors doors-inside
+
+dask dask-bench: $(READY)
+	@$(MAKE) VENV=$(VENV)-dask $@-inside
+
+.PHONY: dask-inside dask-bench-inside
+dask-inside: $(INSTALLED)
+	@$(PIP) install -r tools/requirements-dask.txt
+	$(BIN)/python -m pytest -q -c /dev/null --rootdir . --confcutdir tests/dask tests/dask $(PYTEST)
+
+dask-bench-inside: $(INSTALLED)
+	@$(PIP) install -r tools/requirements-dask.txt
+	$(BIN)/python tests/dask/cluster.py
 
 .PHONY: doors-inside
 doors-inside: $(INSTALLED)
@@ -198,7 +211,7 @@ bench: $(INSTALLED)
 package: $(READY)
 	@$(BIN)/python tools/check-package.py build/package-$(TAG)
 
-full: test conformance-full integration doors debug asan lint package demo
+full: test conformance-full integration doors dask debug asan lint package demo
 
 clean:
 	rm -rf build dist .venv .venv-* python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,11 +14,11 @@ import pkgutil
 import runpy
 import sys
 import types
-from asyncio import events, unix_events
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import hotloop
+from hotloop._default import make_ours_the_default
 
 USAGE = """\
 usage: python -m hotloop [-m module | -c code | program.py | folder | zipfile | -] [argument ...]
@@ -36,23 +36,6 @@ HOTLOOP_BACKEND=epoll|select in the environment picks the poller.
 
 # 3.15 dropped the name.
 _CACHED: dict[str, object] = {"__cached__": None} if sys.version_info < (3, 15) else {}
-
-
-def _use_hotloop() -> None:
-    """Has asyncio make our loops: asyncio.run(), Runner, new_event_loop() and the policy.
-
-    All of them end in the default policy's factory, so the program still finds asyncio's own
-    policy, and may subclass or reset it, as it would without us.
-    """
-
-    def factory(*_self: object) -> hotloop.EventLoop:
-        return hotloop.new_event_loop()
-
-    policy = getattr(unix_events, "_UnixDefaultEventLoopPolicy", None)
-    if policy is not None:
-        policy._loop_factory = staticmethod(factory)
-    else:  # there are no policies any more
-        events.new_event_loop = sys.modules["asyncio"].new_event_loop = factory  # type: ignore[attr-defined]
 
 
 def _fresh_main(**attributes: object) -> dict[str, Any]:
@@ -204,7 +187,7 @@ def _parse(args: list[str]) -> tuple[Callable[[str], None], str, list[str]]:
 def main() -> None:
     """The command."""
     run, argument, sys.argv = _parse(sys.argv[1:])
-    _use_hotloop()
+    make_ours_the_default()
     _guarded(run, argument)
 
 
