@@ -31,9 +31,10 @@ typedef struct {
     hl_fdtab t;
     hl_poll *p;
     file files[FILES];
-    int at[NUMBERS];          /* which file a number stands for, or -1 */
-    int on[NUMBERS][2];       /* index of the watch on that side, or 0 */
-    watch made[MOST_WATCHES]; /* [0] is nobody */
+    int at[NUMBERS];            /* which file a number stands for, or -1 */
+    int on[NUMBERS][2];         /* index of the watch on that side, or 0 */
+    bool ghost[NUMBERS][FILES]; /* the file lost that number while it was watched */
+    watch made[MOST_WATCHES];   /* [0] is nobody */
     int count;
 } model;
 
@@ -53,6 +54,7 @@ let_go(model *m, int n)
     }
     if (m->at[n] >= 0) {
         file *f = &m->files[m->at[n]];
+        m->ghost[n][m->at[n]] |= m->on[n][0] || m->on[n][1];
         f->held--;
         if (f->held == 0 && f->peer >= 0) {
             CHECK_EQ(close(f->peer), 0);
@@ -93,6 +95,9 @@ open_number(model *m, int n, bool is_pipe)
     let_go(m, n);
     CHECK_EQ(close(fd[0]), 0);
     m->files[i] = (file){fd[1], 1};
+    for (int k = 0; k < NUMBERS; k++) {
+        m->ghost[k][i] = false;
+    }
     m->at[n] = i;
 }
 
@@ -154,6 +159,12 @@ watch_number(model *m, int n, int side)
     int before = m->on[n][side];
     if (m->count == MOST_WATCHES) {
         return;
+    }
+    /* A file that lost its number to another and got it back: the kernel has kept the
+     * watch, so nothing tells that the other side's is for the file in between. */
+    int other = m->on[n][!side];
+    if (m->at[n] >= 0 && m->ghost[n][m->at[n]] && m->made[other].file != m->at[n]) {
+        unwatch(m, n, !side);
     }
     int rc = hl_fdtab_set(&m->t, m->p, FIRST + n, side ? HL_WRITE : HL_READ,
                           entry(m->count), &old);
