@@ -50,11 +50,17 @@ typedef struct {
       sendto(fd, p, n, flags, a, len), never)                                          \
     X(int, accept4, (int fd, struct sockaddr *a, socklen_t *len, int flags),           \
       accept4(fd, a, len, flags), never)                                               \
+    X(int, socket, (int family, int type, int proto), socket(family, type, proto),     \
+      never)                                                                           \
+    X(int, connect, (int fd, const struct sockaddr *a, socklen_t len),                 \
+      connect(fd, a, len), never)                                                      \
     X(int, shutdown, (int fd, int how), shutdown(fd, how), never)                      \
     X(int, getsockname, (int fd, struct sockaddr *a, socklen_t *len),                  \
       getsockname(fd, a, len), never)                                                  \
     X(int, getpeername, (int fd, struct sockaddr *a, socklen_t *len),                  \
       getpeername(fd, a, len), never)                                                  \
+    X(int, getsockopt, (int fd, int level, int name, void *p, socklen_t *len),         \
+      getsockopt(fd, level, name, p, len), never)                                      \
     X(int, setsockopt, (int fd, int level, int name, const void *p, socklen_t len),    \
       setsockopt(fd, level, name, p, len), never)                                      \
     X(int, fcntl, (int fd, int cmd, int arg), fcntl(fd, cmd, arg), never)              \
@@ -132,11 +138,14 @@ int hl_faulty_close(hl_site *site, int fd);
 #define hl_sys_recvfrom(...) hl_faulty_recvfrom(HL_SITE("recvfrom"), __VA_ARGS__)
 #define hl_sys_sendto(...) hl_faulty_sendto(HL_SITE("sendto"), __VA_ARGS__)
 #define hl_sys_accept4(...) hl_faulty_accept4(HL_SITE("accept4"), __VA_ARGS__)
+#define hl_sys_socket(...) hl_faulty_socket(HL_SITE("socket"), __VA_ARGS__)
+#define hl_sys_connect(...) hl_faulty_connect(HL_SITE("connect"), __VA_ARGS__)
 #define hl_sys_shutdown(...) hl_faulty_shutdown(HL_SITE("shutdown"), __VA_ARGS__)
 #define hl_sys_getsockname(...)                                                        \
     hl_faulty_getsockname(HL_SITE("getsockname"), __VA_ARGS__)
 #define hl_sys_getpeername(...)                                                        \
     hl_faulty_getpeername(HL_SITE("getpeername"), __VA_ARGS__)
+#define hl_sys_getsockopt(...) hl_faulty_getsockopt(HL_SITE("getsockopt"), __VA_ARGS__)
 #define hl_sys_setsockopt(...) hl_faulty_setsockopt(HL_SITE("setsockopt"), __VA_ARGS__)
 #define hl_sys_fcntl(...) hl_faulty_fcntl(HL_SITE("fcntl"), __VA_ARGS__)
 #define hl_sys_fstat(...) hl_faulty_fstat(HL_SITE("fstat"), __VA_ARGS__)

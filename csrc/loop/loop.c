@@ -30,6 +30,32 @@ overridden(LoopObject *self, PyObject *dict, PyObject *name)
     return other;
 }
 
+/* Is `name`, a Python method of ours, found as anything but `function`? */
+static bool
+replaced(LoopObject *self, PyObject *dict, PyObject *name, PyObject *function)
+{
+    if (dict != NULL && PyDict_GetItemWithError(dict, name) != NULL) {
+        return true;
+    }
+    return hl_type_lookup(Py_TYPE(self), name) != function;
+}
+
+/* May a connection be made without calling any of the methods that asyncio calls? */
+static bool
+connects(LoopObject *self, PyObject *dict)
+{
+    hl_state *st = self->sched.st;
+    PyObject *names[] = {st->s__ensure_resolved, st->s_sock_connect,
+                         st->s__create_connection_transport};
+    for (Py_ssize_t i = 0; i < 3; i++) {
+        PyObject *seen = PyTuple_GET_ITEM(st->i_connecting_seen, i);
+        if (replaced(self, dict, names[i], seen)) {
+            return false;
+        }
+    }
+    return !overridden(self, dict, st->s_create_future);
+}
+
 /* Called whenever something may have been overridden: an attribute set on the instance,
  * a class-level assignment (seen by the type's version), debug mode.  Keeps a
  * set exception, since callers stand in the middle of one.  The version tag is read
@@ -45,6 +71,7 @@ hl_loop_refresh(LoopObject *self)
         !self->closed && !self->sched.debug && !overridden(self, dict, st->s_call_soon);
     self->time_overridden = overridden(self, dict, st->s_time);
     self->call_at_overridden = overridden(self, dict, st->s_call_at);
+    self->connects = connects(self, dict);
     Py_XDECREF(dict);
     (void)PyUnstable_Type_AssignVersionTag(Py_TYPE(self));
     self->type_version = Py_TYPE(self)->tp_version_tag;

@@ -26,11 +26,12 @@ typedef struct {
     hl_fdid signal_old; /* for hl_signals_leave() */
     unsigned long thread_id; /* of the running thread; 0: not running */
     bool closed, stopping;
-    bool time_overridden;      /* a subclass or an instance has a time() of its own */
-    bool call_at_overridden;   /* the same for call_at() */
-    unsigned int type_version; /* tp_version_tag for which the flags were found */
-    PyObject *task_factory;    /* owned or NULL */
-    PyObject *current_handle;  /* owned or NULL: what runs now, in debug mode */
+    bool connects;        /* what create_connection() calls is our own: net/connect.c */
+    bool time_overridden; /* a subclass or an instance has a time() of its own */
+    bool call_at_overridden;       /* the same for call_at() */
+    unsigned int type_version;     /* tp_version_tag for which the flags were found */
+    PyObject *task_factory;        /* owned or NULL */
+    PyObject *current_handle;      /* owned or NULL: what runs now, in debug mode */
     double slow_callback_duration; /* seconds */
     uint64_t turns;
     uint64_t last_poll;     /* hl_clock_ticks() when the poller was asked last */

@@ -1,5 +1,6 @@
 /* What the transport layer brings to the module and to the loop. */
 #include "net/net.h"
+#include "net/connect.h"
 #include "net/dgram.h"
 #include "net/listen.h"
 #include "net/pipe.h"
@@ -67,6 +68,7 @@ static PyMethodDef net_methods[] = {
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_make_tls", (PyCFunction)(void (*)(void))hl_loop_tls,
      METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_connect", (PyCFunction)(void (*)(void))hl_loop_connect, METH_FASTCALL, NULL},
     {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL},
@@ -78,8 +80,8 @@ int
 hl_net_exec(PyObject *mod, hl_state *st)
 {
     if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0 ||
-        hl_dgram_exec(mod, st) < 0 || hl_pipe_exec(mod, st) < 0 ||
-        hl_tls_exec(mod, st) < 0) {
+        hl_connect_exec(mod, st) < 0 || hl_dgram_exec(mod, st) < 0 ||
+        hl_pipe_exec(mod, st) < 0 || hl_tls_exec(mod, st) < 0) {
         return -1;
     }
     return hl_loop_add_methods(st, net_methods);

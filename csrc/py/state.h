@@ -12,6 +12,7 @@
 
 /* st->s_NAME is the interned string "NAME".  Keep the list sorted. */
 #define HL_NAMES(X)                                                                    \
+    X(__init__)                                                                        \
     X(_asyncio_future_blocking)                                                        \
     X(_attach)                                                                         \
     X(_buffer)                                                                         \
@@ -19,8 +20,10 @@
     X(_check_handshake_timeout)                                                        \
     X(_check_shutdown_timeout)                                                         \
     X(_close_base)                                                                     \
+    X(_create_connection_transport)                                                    \
     X(_detach)                                                                         \
     X(_do_read)                                                                        \
+    X(_ensure_resolved)                                                                \
     X(_enter_nested)                                                                   \
     X(_enter_run)                                                                      \
     X(_eof)                                                                            \
@@ -51,6 +54,7 @@
     X(cipher)                                                                          \
     X(close)                                                                           \
     X(compression)                                                                     \
+    X(connect)                                                                         \
     X(connection_lost)                                                                 \
     X(connection_made)                                                                 \
     X(context)                                                                         \
@@ -74,6 +78,7 @@
     X(getpeercert)                                                                     \
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
+    X(getsockopt)                                                                      \
     X(info)                                                                            \
     X(is_closing)                                                                      \
     X(is_running)                                                                      \
@@ -93,7 +98,9 @@
     X(resume_writing)                                                                  \
     X(server_hostname)                                                                 \
     X(server_side)                                                                     \
+    X(setblocking)                                                                     \
     X(shutdown)                                                                        \
+    X(sock_connect)                                                                    \
     X(socket)                                                                          \
     X(sockname)                                                                        \
     X(source_traceback)                                                                \
@@ -124,6 +131,7 @@
     X(DatagramTransport)                                                               \
     X(ReadPipeTransport)                                                               \
     X(WritePipeTransport)                                                              \
+    X(Connecting)                                                                      \
     X(Listener)                                                                        \
     X(TLSProtocol)                                                                     \
     X(TLSTransport)
@@ -158,6 +166,9 @@
     X(StreamReader, "asyncio.streams", "StreamReader")                                 \
     X(StreamReaderProtocol, "asyncio.streams", "StreamReaderProtocol")                 \
     X(streams_seen, "hotloop._streams", "SEEN")                                        \
+    X(socket_names, "socket", "__dict__")                                              \
+    X(socket_seen, "hotloop._net", "SOCKET_SEEN")                                      \
+    X(connecting_seen, "hotloop._net", "CONNECTING_SEEN")                              \
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
     X(logger, "asyncio.log", "logger")                                                 \
     X(RawSocket, "_socket", "socket")                                                  \
@@ -209,11 +220,13 @@ typedef struct hl_state {
     bool native;             /* our Future and Task fit this interpreter */
     /* Versions of StreamReader and its protocol for which streams_ok was found. */
     unsigned int reader_version, reader_protocol_version;
-    bool streams_lost;        /* such versions have run out */
-    bool streams_ok;          /* nothing about the two is patched: net/feed.c */
-    bool tasks_listed;        /* all_tasks() walks st->tasks (3.12, 3.13) */
-    uint64_t task_counter;    /* last number given to an unnamed task */
-    hl_node tasks;            /* our unfinished tasks; owns nothing */
+    unsigned int socket_version; /* the same of socket.socket, for socket_ok */
+    bool socket_ok;              /* nothing of it is patched: net/connect.c */
+    bool streams_lost;           /* such versions have run out */
+    bool streams_ok;             /* nothing about the two is patched: net/feed.c */
+    bool tasks_listed;           /* all_tasks() walks st->tasks (3.12, 3.13) */
+    uint64_t task_counter;       /* last number given to an unnamed task */
+    hl_node tasks;               /* our unfinished tasks; owns nothing */
     hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
     hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_safe_handles, free_futures, free_tasks,

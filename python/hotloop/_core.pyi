@@ -323,6 +323,20 @@ class Listener:
         """Accept no more."""
 
 @final
+class Connecting:
+    """A connection that is being made."""
+
+    @property
+    def future(self) -> Future[None] | None:
+        """Done when connected; None: there is no need."""
+
+    def adopt(self, protocol: Any, waiter: Any, context: Context | None, /) -> StreamTransport:
+        """A transport on the connection."""
+
+    def close(self) -> None:
+        """Give up; nothing after adopt()."""
+
+@final
 class FutureIter:
     """What awaiting a future iterates over."""
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hotloop._server import ProtocolFactory, Server
-from hotloop._sock import SEEKS_ALWAYS
+from hotloop._sock import SEEKS_ALWAYS, SockMixin
 
 try:
     import ssl
@@ -270,6 +270,7 @@ class NetMixin(Base):
             shutdown_timeout: float,
             how: int,
         ) -> Any: ...
+        def _connect(self, host: Any, port: Any, family: int, proto: int) -> Any: ...
         def _flush_writes(self) -> None: ...
         def _listen(
             self, sock: socket.socket, factory: Any, server: Any, backlog: int, on_accept: Any
@@ -382,6 +383,13 @@ class NetMixin(Base):
         if ours:
             if sock is not None:
                 raise ValueError("host/port and sock can not be specified at the same time")
+            plain = not ssl and local_addr is None and happy_eyeballs_delay is None
+            if plain and not interleave:
+                made = await self._connect_plainly(
+                    protocol_factory, host, port, family, proto, all_errors
+                )
+                if made is not None:
+                    return made
             hints = {"family": family, "proto": proto, "flags": flags}
             empty = "getaddrinfo() returned empty list"
             infos = await self._resolve((host, port), empty, **hints)
@@ -407,10 +415,7 @@ class NetMixin(Base):
             ours=ours,
         )
         if self.get_debug():
-            logger.debug(
-                "%r connected to %s:%r: (%r, %r)",
-                transport.get_extra_info("socket"), host, port, transport, protocol,
-            )  # fmt: skip
+            self._log_connected(host, port, transport, protocol)
         return transport, protocol
 
     async def _create_connection_transport[P: asyncio.BaseProtocol](
@@ -453,6 +458,63 @@ class NetMixin(Base):
             del waiter  # its exception, with this frame in it, would keep it alive
             raise
         return transport, protocol
+
+    async def _connect_plainly[P: asyncio.BaseProtocol](
+        self,
+        protocol_factory: Callable[[], P],
+        host: Any,
+        port: Any,
+        family: int,
+        proto: int,
+        all_errors: bool,
+    ) -> tuple[asyncio.Transport, P] | None:
+        """All of create_connection() for a numeric address; None: nothing has been done.
+
+        As many turns as by the long way, but no socket object: the transport makes one for who
+        asks for it.
+        """
+        connecting: Any = None
+        failed: OSError | None = None
+        try:
+            connecting = self._connect(host, port, family, proto)
+            if connecting is None:
+                return None
+            if connecting.future is not None:
+                await connecting.future
+            context = contextvars.copy_context() if _HAS_CONTEXT else None
+        except OSError as exc:
+            failed = exc
+        except BaseException:
+            if connecting is not None:
+                connecting.close()
+            raise
+        if failed is not None:
+            if connecting is not None:
+                connecting.close()
+            try:
+                _raise_connect_errors([failed], all_errors)
+            finally:
+                failed = None  # its traceback holds this frame: no cycle
+        try:
+            protocol = protocol_factory()
+            waiter = self.create_future()
+            transport: asyncio.Transport = connecting.adopt(protocol, waiter, context)
+        except BaseException:
+            connecting.close()
+            raise
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            del waiter  # its exception, with this frame in it, would keep it alive
+            raise
+        if self.get_debug():  # since a moment ago
+            self._log_connected(host, port, transport, protocol)
+        return transport, protocol
+
+    def _log_connected(self, host: Any, port: Any, transport: Any, protocol: Any) -> None:
+        sock_view = transport.get_extra_info("socket")
+        logger.debug("%r connected to %s:%r: (%r, %r)", sock_view, host, port, transport, protocol)
 
     async def connect_accepted_socket[P: asyncio.BaseProtocol](
         self,
@@ -976,3 +1038,22 @@ class NetMixin(Base):
             if sent > 0 and hasattr(file, "seek"):
                 file.seek(offset + sent)
             proto.restore()
+
+
+def _socket_seen() -> tuple[Any, ...]:
+    """What csrc/net/connect.c stands in for of socket.socket; empty if somebody patched it."""
+    cls = socket.socket
+    raw = cls.__mro__[1]
+    if cls.__module__ != "socket" or raw.__module__ != "_socket":
+        return ()
+    inherited = [vars(raw).get(name) for name in ("setblocking", "connect", "getsockopt")]
+    return (vars(cls).get("__init__"), vars(cls).get("close"), *inherited)
+
+
+SOCKET_SEEN = _socket_seen()
+# Likewise of the loop's own methods.
+CONNECTING_SEEN = (
+    SockMixin._ensure_resolved,
+    SockMixin.sock_connect,
+    NetMixin._create_connection_transport,
+)

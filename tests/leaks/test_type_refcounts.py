@@ -184,6 +184,7 @@ RECIPES: dict[str, Callable[[Any], None]] = {
     "EventLoop": make_loops,
     "StreamTransport": make_connections,
     "Listener": make_connections,
+    "Connecting": make_connections,
     "TLSProtocol": make_tls,
     "SSLTransport": make_tls,
     "DatagramTransport": make_datagrams,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -489,3 +490,208 @@ def test_sendfile(run: Any, tmp_path: Any) -> None:
         await finish(one)
 
     run(main())
+
+
+# ---- the short way, in C, and what keeps from it ----
+
+
+def connected_by(loop: Any) -> bool:
+    """Is a connection to a numeric address made without a socket object just now?"""
+    try:
+        connecting = loop._connect("127.0.0.1", 1, 0, 0)
+    except OSError:
+        return True
+    if connecting is not None:
+        connecting.close()
+    return connecting is not None
+
+
+def test_short_way_is_gone(hotrun: Any) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        assert connected_by(loop)
+        for host, port, family, proto in [
+            ("localhost", 1, 0, 0),
+            ("127.0.0.1", "1", 0, 0),
+            ("127.0.0.1", 1, socket.AF_INET6, 0),
+            ("::1", 1, socket.AF_INET, 0),
+            ("::1%lo", 1, 0, 0),
+            ("127.0.0.1\0", 1, 0, 0),
+            (b"127.0.0.1", 1, 0, 0),
+            ("127.0.0.1", 0, 0, 0),
+            ("127.0.0.1", 65536, 0, 0),
+            ("127.0.0.1", -1, 0, 0),
+            ("127.0.0.1", 1, 0, socket.IPPROTO_UDP),
+            ("127.0.0.1", 1, "x", 0),
+            (None, 1, 0, 0),
+        ]:
+            assert loop._connect(host, port, family, proto) is None, (host, port)
+        loop.set_debug(True)
+        assert not connected_by(loop)
+        loop.set_debug(False)
+        assert connected_by(loop)
+
+    hotrun(main())
+
+
+def test_patched_sockets_are_used(anyloop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools that watch or forbid connections do it on socket.socket."""
+    seen: list[Any] = []
+
+    class Watched(socket.socket):
+        def connect(self, address: Any) -> None:
+            seen.append(("class", address))
+            super().connect(address)
+
+    def connect(self: socket.socket, address: Any) -> None:
+        seen.append(("method", address))
+        plain(self, address)
+
+    plain = socket.socket.connect
+
+    async def once(address: Any) -> None:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(Recorder, *address)
+        transport.abort()
+        await protocol.until("lost")
+
+    async def main() -> None:
+        with Listener() as listener:
+            await once(listener.address)
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", Watched)
+                await once(listener.address)
+            with monkeypatch.context() as patch:
+                patch.setattr(socket.socket, "connect", connect)
+                await once(listener.address)
+            await once(listener.address)
+            assert seen == [("class", listener.address), ("method", listener.address)]
+
+    anyloop.run_until_complete(main())
+
+
+@pytest.mark.parametrize(
+    "name", ["sock_connect", "_ensure_resolved", "create_future", "_create_connection_transport"]
+)
+@pytest.mark.parametrize("where", ["instance", "class"])
+def test_overridden_methods_are_called(
+    make_loop: Any, monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    loop: Any = make_loop()
+    calls: list[str] = []
+
+    def override(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return inherited(*args, **kwargs)
+
+    inherited = getattr(loop, name)
+    if where == "class":
+        loop.close()
+        kind = type("Overridden", (type(loop),), {name: override})
+        loop = kind()
+        inherited = getattr(super(kind, loop), name)
+    else:
+        setattr(loop, name, override.__get__(loop))
+
+    async def main() -> None:
+        with Listener() as listener:
+            transport, protocol = await loop.create_connection(Recorder, *listener.address)
+            transport.abort()
+            await protocol.until("lost")
+
+    try:
+        loop.run_until_complete(main())
+        assert name in calls
+        if where == "instance":
+            delattr(loop, name)
+            assert connected_by(loop)
+    finally:
+        loop.close()
+
+
+_AUDITED = """
+import asyncio, socket, sys
+seen = []
+sys.addaudithook(lambda event, args: seen.append(event) if event == "socket.connect" else None)
+{install}
+async def main():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, *address)
+        transport.abort()
+{run}
+assert seen == ["socket.connect"], seen
+"""
+
+
+@pytest.mark.parametrize("run", ["hotloop.run(main())", "asyncio.run(main())"])
+def test_audit_hooks_see_connections(run: str) -> None:
+    program = _AUDITED.format(install="import hotloop" if "hot" in run else "", run=run)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("address", ["255.255.255.255", "ff02::1"])
+def test_refused_at_once(anyloop: Any, address: str) -> None:
+    """connect() itself fails: the same error as by sock_connect()."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+            sock.setblocking(False)
+            with pytest.raises(OSError, match="Errno") as by_hand:
+                await loop.sock_connect(sock, (address, 9))
+        with pytest.raises(OSError, match="Errno") as short:
+            await loop.create_connection(Recorder, address, 9)
+        assert (type(short.value), short.value.args) == (
+            type(by_hand.value),
+            by_hand.value.args,
+        )
+        with pytest.raises(ExceptionGroup) as group:
+            await loop.create_connection(Recorder, address, 9, all_errors=True)
+        assert [e.args for e in group.value.exceptions] == [short.value.args]
+
+    anyloop.run_until_complete(main())
+
+
+def test_loop_closed_while_connecting(make_loop: Any) -> None:
+    """The descriptor goes with the coroutine (the fixtures look for what is left)."""
+    with Listener() as listener:
+        loop = make_loop()
+        connecting = loop.create_connection(Recorder, *listener.address)
+        connecting.send(None)
+        loop.close()
+        connecting.close()
+
+
+def test_stopped_in_the_factory(make_loop: Any) -> None:
+    with Listener() as listener:
+        loop = make_loop()
+        made = []
+
+        def factory() -> Recorder:
+            made.append(Recorder())
+            loop.stop()
+            return made[0]
+
+        task = loop.create_task(loop.create_connection(factory, *listener.address))
+        loop.run_forever()
+        assert made
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.run_until_complete(made[0].until("lost"))
+        loop.close()
+
+
+@pytest.mark.parametrize("fails", [KeyError, KeyboardInterrupt])
+def test_factory_raises_on_the_short_way(make_loop: Any, fails: type[BaseException]) -> None:
+    with Listener() as listener:
+        loop = make_loop()
+
+        def factory() -> Recorder:
+            raise fails
+
+        with pytest.raises(fails):
+            loop.run_until_complete(loop.create_connection(factory, *listener.address))
+        loop.close()
