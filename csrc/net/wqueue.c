@@ -86,28 +86,55 @@ consume(hl_wqueue *q, size_t n)
     }
 }
 
+/* Several chunks of no more than this together are laid side by side first: for so few
+ * bytes the copy costs less than the kernel's walk over a vector. */
+#define FLAT_MAX (16 * 1024)
+
+/* Many chunks, one system call; `total` bytes are in the first `count` of them. */
+static ssize_t
+send_flat(const hl_chunk *c, size_t count, size_t total, int fd, bool sock)
+{
+    char flat[FLAT_MAX];
+    char *end = flat;
+    for (size_t i = 0; i < count; i++) {
+        memcpy(end, c[i].ptr, c[i].len);
+        end += c[i].len;
+    }
+    assert((size_t)(end - flat) == total);
+    return sock ? hl_sys_send(fd, flat, total, MSG_NOSIGNAL)
+                : hl_sys_write(fd, flat, total);
+}
+
+static ssize_t
+send_vector(const hl_chunk *c, size_t count, int fd, bool sock)
+{
+    struct iovec iov[HL_WQUEUE_IOV];
+    for (size_t i = 0; i < count; i++) {
+        iov[i] = (struct iovec){(void *)c[i].ptr, c[i].len};
+    }
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+    return sock ? hl_sys_sendmsg(fd, &msg, MSG_NOSIGNAL)
+                : hl_sys_writev(fd, iov, (int)count);
+}
+
 /* One system call: the number of bytes that left, or -errno. */
 static ssize_t
 send_some(hl_wqueue *q, int fd, bool sock, size_t *tried)
 {
     ssize_t n;
     hl_chunk *c = q->v + q->head;
-    if (q->len == 1) {
-        *tried = c->len;
+    size_t count = q->len < HL_WQUEUE_IOV ? q->len : HL_WQUEUE_IOV;
+    *tried = 0;
+    for (size_t i = 0; i < count; i++) {
+        *tried += c[i].len;
+    }
+    if (count == 1) {
         n = sock ? hl_sys_send(fd, c->ptr, c->len, MSG_NOSIGNAL)
                  : hl_sys_write(fd, c->ptr, c->len);
     }
     else {
-        struct iovec iov[HL_WQUEUE_IOV];
-        size_t count = q->len < HL_WQUEUE_IOV ? q->len : HL_WQUEUE_IOV;
-        *tried = 0;
-        for (size_t i = 0; i < count; i++) {
-            iov[i] = (struct iovec){(void *)c[i].ptr, c[i].len};
-            *tried += c[i].len;
-        }
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
-        n = sock ? hl_sys_sendmsg(fd, &msg, MSG_NOSIGNAL)
-                 : hl_sys_writev(fd, iov, (int)count);
+        n = *tried <= FLAT_MAX ? send_flat(c, count, *tried, fd, sock)
+                               : send_vector(c, count, fd, sock);
     }
     return n < 0 ? -errno : n;
 }
