@@ -10,6 +10,7 @@
 #include "core/fault.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -66,6 +67,7 @@ typedef struct {
     X(int, fcntl, (int fd, int cmd, int arg), fcntl(fd, cmd, arg), never)              \
     X(int, fstat, (int fd, struct stat *out), fstat(fd, out), never)                   \
     X(int, pipe2, (int fds[2], int flags), pipe2(fds, flags), never)                   \
+    X(int, poll, (struct pollfd * p, nfds_t n, int ms), poll(p, n, ms), never)         \
     X(int, pselect, (int top, fd_set *r, fd_set *w, const struct timespec *ts),        \
       pselect(top, r, w, NULL, ts, NULL), never)
 
@@ -150,6 +152,7 @@ int hl_faulty_close(hl_site *site, int fd);
 #define hl_sys_fcntl(...) hl_faulty_fcntl(HL_SITE("fcntl"), __VA_ARGS__)
 #define hl_sys_fstat(...) hl_faulty_fstat(HL_SITE("fstat"), __VA_ARGS__)
 #define hl_sys_pipe2(...) hl_faulty_pipe2(HL_SITE("pipe2"), __VA_ARGS__)
+#define hl_sys_poll(...) hl_faulty_poll(HL_SITE("poll"), __VA_ARGS__)
 #define hl_sys_pselect(...) hl_faulty_pselect(HL_SITE("pselect"), __VA_ARGS__)
 #define hl_sys_eventfd(...) hl_faulty_eventfd(HL_SITE("eventfd"), __VA_ARGS__)
 #define hl_sys_epoll_create1(...)                                                      \

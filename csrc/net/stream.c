@@ -384,14 +384,22 @@ stream_set_protocol(PyObject *self, PyObject *protocol)
     return set_protocol(SELF(self), protocol) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* A write that is being held may turn out to have failed; drain() asks for that. */
+/* A write that is being held may turn out to have failed; drain() asks for that.  The
+ * first question in a callback or step sends what is held.  A program that goes on
+ * writing and draining there would have a system call for every line, so from the
+ * second on the connection is only looked at, and what it will take goes on waiting for
+ * the rest of the lines. */
 static PyObject *
 stream_is_closing(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (hl_stream_settle(SELF(self)) < 0) {
-        return NULL;
+    StreamTransport *t = SELF(self);
+    if (t->out.bytes > 0 && !(t->asked && hl_stream_would_send(t))) {
+        if (hl_stream_settle(t) < 0) {
+            return NULL;
+        }
+        t->asked = t->flush_queued; /* until flush_cont() has run */
     }
-    return PyBool_FromLong(SELF(self)->closing);
+    return PyBool_FromLong(t->closing);
 }
 
 static PyObject *

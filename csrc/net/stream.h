@@ -38,6 +38,7 @@ typedef struct {
     bool eof : 1;          /* write_eof() */
     bool buffered : 1;     /* the protocol is a BufferedProtocol */
     bool flush_queued : 1; /* flush_cont() will run after this callback */
+    bool asked : 1;        /* is_closing() has sent since flush_cont() was queued */
     bool tls : 1;          /* it is a TLSProtocol: it gets its bytes by C */
     bool owned : 1;        /* the loop knows the descriptor as a transport's */
 } StreamTransport;
@@ -93,6 +94,9 @@ void hl_stream_stop_reading(StreamTransport *t);
 /* ---- write.c ---- */
 /* Sends what a callback left to be sent.  0, or -1 for what must propagate. */
 int hl_stream_flush(StreamTransport *t);
+/* Would a send succeed, or find the socket full at worst?  True only where that can be
+ * told without sending. */
+bool hl_stream_would_send(StreamTransport *t);
 void hl_stream_stop_writing(StreamTransport *t);
 PyObject *hl_stream_write(PyObject *self, PyObject *data);
 PyObject *hl_stream_writelines(PyObject *self, PyObject *list);

@@ -107,7 +107,7 @@ flush_cont(PyObject *self)
 {
     StreamTransport *t = (StreamTransport *)self;
     PyObject *ctx = t->write_ctx;
-    t->flush_queued = false;
+    t->flush_queued = t->asked = false;
     if (t->out.bytes == 0 || t->writing || t->conn_lost) {
         return 0;
     }
@@ -128,6 +128,18 @@ flush_cont(PyObject *self)
     }
     Py_DECREF(copy);
     return rc;
+}
+
+/* A TCP connection on which send() would fail has an error or has ended, and the kernel
+ * shows both to whoever looks.  It shows neither for other sockets, whose peer may have
+ * shut just its reading down, nor where the program has shut our writing down, for
+ * which it needs the socket object. */
+bool
+hl_stream_would_send(StreamTransport *t)
+{
+    struct pollfd p = {*t->live_fd, 0, 0};
+    return (t->family == AF_INET || t->family == AF_INET6) && t->sock == NULL &&
+           !t->writing && hl_sys_poll(&p, 1, 0) == 0;
 }
 
 /* May these bytes be held?  Only while a callback of our loop runs in this thread: then

@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 import pytest
-from netlib import BufferedRecorder, Recorder, finish, link, reset
+from netlib import BufferedRecorder, Link, Recorder, finish, link, reset
 
 
 def test_order_of_first_calls(run: Any) -> None:
@@ -682,6 +682,74 @@ def test_writing_to_a_reset_connection(run: Any, caplog: Any) -> None:
         caplog.clear()
 
     run(main())
+
+
+async def accepted(protocol: Any) -> Link:
+    """A transport that a server has made: nobody has asked it for its socket."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: protocol, "127.0.0.1", 0)
+    far = socket.create_connection(server.sockets[0].getsockname())
+    far.setblocking(False)
+    await protocol.until("made")
+    server.close()
+    return Link(loop, protocol, protocol.transport, far)
+
+
+@pytest.mark.parametrize("end", [reset, socket.socket.close], ids=["reset", "closed"])
+def test_is_closing_knows_of_every_failed_write(run: Any, end: Any) -> None:
+    """Also of those after the first question in one and the same step."""
+
+    async def main() -> None:
+        one = await accepted(Recorder())
+        one.transport.write(b"a")
+        assert not one.transport.is_closing()
+        one.transport.write(b"b")
+        assert not one.transport.is_closing()
+        assert await one.recv(2) == b"ab"
+        one.transport.write(b"c")
+        assert not one.transport.is_closing()
+        end(one.far)  # with something unread, so this is a reset as well
+        one.transport.write(b"d")
+        assert one.transport.is_closing()
+        assert (await one.lost())[0] == "lost"
+
+    run(main())
+
+
+def test_is_closing_of_a_socket_shut_down_by_hand(run: Any) -> None:
+    async def main() -> None:
+        one = await accepted(Recorder())
+        sock = one.transport.get_extra_info("socket")
+        one.transport.write(b"a")
+        assert not one.transport.is_closing()
+        sock.shutdown(socket.SHUT_WR)
+        one.transport.write(b"b")
+        assert one.transport.is_closing()
+        assert (await one.lost())[0] == "lost"
+        one.far.close()
+
+    run(main())
+
+
+def test_lines_written_and_drained_leave_together(hotrun: Any) -> None:
+    """The first drain() of a step sends; what is written after it leaves when the step ends."""
+
+    async def main() -> None:
+        one = await accepted(Recorder())
+        for line in (b"one", b"two", b"three"):
+            one.transport.write(line)
+            assert not one.transport.is_closing()
+        assert one.far.recv(100) == b"one"
+        with pytest.raises(BlockingIOError):
+            one.far.recv(100)
+        await asyncio.sleep(0)
+        assert one.far.recv(100) == b"twothree"
+        one.transport.write(b"four")
+        assert not one.transport.is_closing()  # a new step, a new first
+        assert one.far.recv(100) == b"four"
+        await finish(one)
+
+    hotrun(main())
 
 
 def test_writelines_to_a_lost_connection(hotrun: Any, caplog: pytest.LogCaptureFixture) -> None:
