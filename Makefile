@@ -17,6 +17,7 @@
 #   make format       puts C and Python into the project's format
 #   make regressions  bugs that other loops shipped; LOOP=uvloop: on that loop, which does it fail?
 #   make bench        benchmarks against asyncio, uvloop and rloop
+#   make wheel        a wheel built by profile (PGO, LTO) into dist/, at work where no compiler is
 #   make package      an sdist, a wheel built from it, and that wheel at work
 #   make full         all of these but bench
 #   make build        builds and installs into the virtual environment
@@ -172,7 +173,7 @@ refleak: $(INSTALLED)
 	PYTHONPATH=$(CURDIR)/tests/leaks $(BIN)/python -m pytest -q -p refleak -p no:cacheprovider \
 	    --backend epoll $(REFLEAK) $(PYTEST)
 
-.PHONY: conformance conformance-full regressions bench package full clean
+.PHONY: conformance conformance-full regressions bench package wheel full clean
 conformance conformance-full: $(INSTALLED)
 	@$(BIN)/python tests/conformance/run.py --out build/conformance-$(TAG) \
 	    $(patsubst conformance-%,--%,$(filter-out conformance,$@))
@@ -207,6 +208,13 @@ soak: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(PIP) install '.[bench]'
 	@$(BIN)/python benchmarks/compare.py
+
+# Installed into a bare environment, without compiler or headers in reach, then the guide.
+wheel: $(READY)
+	@rm -rf build/wheel-$(TAG) && mkdir -p dist build/wheel-$(TAG)
+	@HOTLOOP_PGO=1 $(PIP) wheel --no-build-isolation --no-deps -w build/wheel-$(TAG) .
+	@$(BIN)/python tools/check-wheel.py build/wheel-$(TAG)/*.whl
+	@cp build/wheel-$(TAG)/*.whl dist/
 
 package: $(READY)
 	@$(BIN)/python tools/check-package.py build/package-$(TAG)

@@ -4,6 +4,8 @@ Environment:
   CC, CFLAGS       as usual. CFLAGS comes after our own flags, so that `-O1 -g -UNDEBUG` wins;
                    an -O or -fsanitize in it also turns link-time optimisation off.
   HOTLOOP_WERROR   set to 1: warnings are errors.
+  HOTLOOP_PGO      set to 1: built twice, the second time by the profile of benchmarks/train.py,
+                   which runs on the first (gcc; it takes a minute or two more).
 """
 
 import os
@@ -77,7 +79,32 @@ class BuildCore(build_ext):
             self.add_flags(extension, driver)
         self.force = True  # compile_objects knows better what is out of date: it sees the flags too
         self.compiler.compile = self.compile_objects
+        if os.environ.get("HOTLOOP_PGO") == "1":
+            self.profile()
         super().build_extensions()
+
+    def profile(self):
+        """Builds with counters in it, has the benchmarks count, and adds flags that use that."""
+        place = Path(self.build_temp, "profile").resolve()
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(ROOT / "python" / "hotloop", place / "lib" / "hotloop")
+        (extension,) = self.extensions
+        compile_args, link_args = extension.extra_compile_args, extension.extra_link_args
+        count = [f"-fprofile-generate={place / 'counts'}", "-fprofile-update=atomic"]
+        extension.extra_compile_args = compile_args + count
+        extension.extra_link_args = link_args + count[:1]
+        final, inplace = self.build_lib, self.inplace
+        self.build_lib, self.inplace = str(place / "lib"), False
+        self.build_extension(extension)
+        self.build_lib, self.inplace = final, inplace
+        environment = {**os.environ, "PYTHONPATH": str(place / "lib")}
+        train = [sys.executable, str(ROOT / "benchmarks" / "train.py")]
+        if subprocess.run(train, env=environment, check=False).returncode:
+            stop("HOTLOOP_PGO: the training run failed")
+        use = [f"-fprofile-use={place / 'counts'}", "-fprofile-partial-training"]
+        use += ["-fprofile-correction", "-Wno-missing-profile", "-Wno-coverage-mismatch"]
+        extension.extra_compile_args = compile_args + use
+        extension.extra_link_args = link_args + use[:1]
 
     @staticmethod
     def add_flags(extension, driver):
