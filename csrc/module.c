@@ -43,13 +43,16 @@ module_free(void *mod)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-    /* The signal pipe and asyncio's own record of loops belong to a process and its
-     * main interpreter: refused until a test proves them elsewhere. */
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+    /* All that changes is in the module's state or hangs on a loop.  Of the process
+     * there is only the signal wakeup, which the main interpreter alone can set. */
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #ifdef Py_mod_gil
-    /* A free-threaded interpreter turns its GIL on for us: the ring and the free lists
-     * have no lock of their own. */
+/* What has been tested without a GIL is 3.13; later versions turn it on for us. */
+#if HL_TASKS_IN_TSTATE
     {Py_mod_gil, Py_MOD_GIL_USED},
+#else
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
 #endif
     {0, NULL},
 };

@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "loop/loop.h"
 #include "py/mem.h"
+#include "sched/inbox.h"
 
 #define AS_LOOP(op) ((LoopObject *)(op))
 
@@ -11,7 +12,7 @@
 int
 hl_loop_check_closed(LoopObject *self)
 {
-    if (HL_UNLIKELY(self->closed)) {
+    if (HL_UNLIKELY(HL_LOAD(self->closed))) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
     }
@@ -22,7 +23,8 @@ hl_loop_check_closed(LoopObject *self)
 int
 hl_loop_check_thread(LoopObject *self)
 {
-    if (self->thread_id != 0 && self->thread_id != PyThread_get_thread_ident()) {
+    unsigned long thread = HL_LOAD(self->thread_id);
+    if (thread != 0 && thread != PyThread_get_thread_ident()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Non-thread-safe operation invoked on an event loop other "
                         "than the current one");
@@ -63,11 +65,18 @@ hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn)
 void
 hl_loop_wakeup(LoopObject *self)
 {
+#if HL_FREE_THREADED
+    /* The lock keeps the descriptor open meanwhile. */
+    hl_mutex_lock(&self->sched.inbox.lock);
+#endif
     /* Whoever wakes the sleeper first spares the others the system call. */
     if (self->sched.sleeping) {
         self->sched.sleeping = false;
         hl_wake_signal(&self->wake);
     }
+#if HL_FREE_THREADED
+    hl_mutex_unlock(&self->sched.inbox.lock);
+#endif
 }
 
 /* One buffer for all transports of the loop: such reads never overlap, since each is

@@ -6,6 +6,7 @@
 #include "loop/loop.h"
 #include "py/compat.h"
 #include "py/mem.h"
+#include "sched/inbox.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -145,7 +146,14 @@ static void
 close_poller(LoopObject *self)
 {
     if (self->poll != NULL) {
+#if HL_FREE_THREADED
+        /* Another thread may be about to wake us. */
+        hl_mutex_lock(&self->sched.inbox.lock);
+#endif
         hl_wake_close(&self->wake);
+#if HL_FREE_THREADED
+        hl_mutex_unlock(&self->sched.inbox.lock);
+#endif
         self->poll->ops->close(self->poll);
         self->poll = NULL;
     }
@@ -241,7 +249,7 @@ Loop_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     self->sched.debug = debug != 0;
-    self->closed = false;
+    HL_STORE(self->closed, false);
     hl_loop_refresh(self);
     return 0;
 }
@@ -334,7 +342,7 @@ check_running(LoopObject *self, bool *nested)
     }
     bool none = other == Py_None, here = other == (PyObject *)self;
     Py_DECREF(other);
-    *nested = self->thread_id != 0;
+    *nested = HL_LOAD(self->thread_id) != 0;
     if (*nested) {
         int rc = here ? may_nest(self) : 0;
         if (rc == 0) {
@@ -366,8 +374,9 @@ static int
 leave(LoopObject *self, int rc)
 {
     PyObject *saved = PyErr_GetRaisedException();
-    self->thread_id = 0;
-    self->stopping = false;
+    HL_STORE(self->thread_id, 0);
+    hl_sched_run_by(&self->sched, 0);
+    HL_STORE(self->stopping, false);
     hl_signals_leave(self);
     if (call_base(self, self->sched.st->s__leave_run) < 0) {
         rc = -1;
@@ -382,7 +391,8 @@ leave(LoopObject *self, int rc)
 static int
 run_outermost(LoopObject *self)
 {
-    self->thread_id = PyThread_get_thread_ident();
+    HL_STORE(self->thread_id, PyThread_get_thread_ident());
+    hl_sched_run_by(&self->sched, hl_sched_this_thread());
     self->unpolled = 0;
     self->last_poll = 0;
     int rc = call_base(self, self->sched.st->s__enter_run);
@@ -404,18 +414,18 @@ run_inner(LoopObject *self)
         hl_current_clear(&self->sched, (PyObject *)self);
     }
     PyObject *shown = self->sched.current; /* the step on the stack owns it */
-    bool stopping = self->stopping;
+    bool stopping = HL_LOAD(self->stopping);
     if (call_base(self, st->s__enter_nested) < 0) {
         return -1;
     }
     self->sched.current = NULL; /* asyncio's record has been emptied */
-    self->stopping = false;
+    HL_STORE(self->stopping, false);
     PyObject *handle = self->current_handle; /* of debug mode */
     self->current_handle = NULL;
     int rc = hl_run(self);
     PyObject *saved = PyErr_GetRaisedException();
     Py_XSETREF(self->current_handle, handle);
-    self->stopping = stopping;
+    HL_STORE(self->stopping, stopping);
     if (call_base(self, st->s__leave_nested) < 0) {
         rc = -1;
     }
@@ -477,7 +487,7 @@ Loop_run_forever(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Loop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    AS_LOOP(op)->stopping = true;
+    HL_STORE(AS_LOOP(op)->stopping, true);
     Py_RETURN_NONE;
 }
 
@@ -490,7 +500,7 @@ static PyObject *
 Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     LoopObject *self = AS_LOOP(op);
-    if (self->thread_id != 0) {
+    if (HL_LOAD(self->thread_id) != 0) {
         PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
         return NULL;
     }
@@ -505,7 +515,7 @@ Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_DECREF(r);
     }
     Py_INCREF(op);
-    self->closed = true;
+    HL_STORE(self->closed, true);
     self->sched.plain = false;
     hl_sched_clear(&self->sched);
     int rc = call_base(self, self->sched.st->s__close_base);
@@ -530,13 +540,13 @@ Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Loop_is_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(AS_LOOP(op)->thread_id != 0);
+    return PyBool_FromLong(HL_LOAD(AS_LOOP(op)->thread_id) != 0);
 }
 
 static PyObject *
 Loop_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(AS_LOOP(op)->closed);
+    return PyBool_FromLong(HL_LOAD(AS_LOOP(op)->closed));
 }
 
 static PyObject *
@@ -558,7 +568,7 @@ Loop_set_debug(PyObject *op, PyObject *args, PyObject *kwargs)
     }
     self->sched.debug = debug != 0;
     hl_loop_refresh(self);
-    if (self->thread_id == 0) {
+    if (HL_LOAD(self->thread_id) == 0) {
         Py_RETURN_NONE;
     }
     return PyObject_CallMethod(op, "_debug_changed", "O", debug ? Py_True : Py_False);
@@ -597,7 +607,7 @@ static PyObject *
 get_thread_id(PyObject *op, void *closure)
 {
     (void)closure;
-    unsigned long id = AS_LOOP(op)->thread_id;
+    unsigned long id = HL_LOAD(AS_LOOP(op)->thread_id);
     return id == 0 ? Py_NewRef(Py_None) : PyLong_FromUnsignedLong(id);
 }
 
@@ -621,8 +631,7 @@ static PyObject *
 get_task_factory(PyObject *op, void *closure)
 {
     (void)closure;
-    PyObject *factory = AS_LOOP(op)->task_factory;
-    return Py_NewRef(factory == NULL ? Py_None : factory);
+    return hl_get_object(op, (void *)offsetof(LoopObject, task_factory));
 }
 
 static PyObject *

@@ -4,6 +4,7 @@
  * entries that are queued by then, whatever their kind, in their order. */
 #include "core/clock.h"
 #include "loop/loop.h"
+#include "sched/inbox.h"
 
 #include <math.h>
 
@@ -72,12 +73,15 @@ wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
 {
     hl_poll *poll = self->poll;
     int n;
-    /* Published under the GIL, which call_soon_threadsafe() holds as well. */
-    self->sched.sleeping = true;
+    /* Published under the GIL, which call_soon_threadsafe() holds as well, or under the
+     * inbox's lock. */
+    if (HL_UNLIKELY(!hl_sched_sleep(&self->sched))) {
+        return poll->ops->wait(poll, fired, FIRED_CAP, 0);
+    }
     Py_BEGIN_ALLOW_THREADS
     n = poll->ops->wait(poll, fired, FIRED_CAP, timeout);
     Py_END_ALLOW_THREADS
-    self->sched.sleeping = false;
+    hl_sched_awake(&self->sched);
     return n;
 }
 
@@ -111,12 +115,15 @@ static int
 poll_step(LoopObject *self)
 {
     int64_t timeout = 0;
+    if (hl_sched_drain(&self->sched) < 0) {
+        return -1;
+    }
     bool busy = hl_ring_len(&self->sched.ready) > 0;
     if (busy && ++self->unpolled < UNPOLLED_TURNS &&
         hl_clock_ticks() - self->last_poll < UNPOLLED_TICKS) {
         return 0;
     }
-    if (!busy && !self->stopping && time_left(self, &timeout) < 0) {
+    if (!busy && !HL_LOAD(self->stopping) && time_left(self, &timeout) < 0) {
         return -1;
     }
     /* time() may have queued something, or closed the loop's way out. */
@@ -138,6 +145,9 @@ queue_due(LoopObject *self)
 {
     hl_sched *s = &self->sched;
     double now;
+    if (hl_sched_drain(s) < 0) { /* of this poll's time: it may bring timers */
+        return -1;
+    }
     if (HL_LIKELY(s->timers.len == 0)) {
         return 0;
     }
@@ -291,7 +301,7 @@ turn(LoopObject *self)
     if (poll_step(self) < 0 || queue_due(self) < 0) {
         return -1;
     }
-    return run_ready(self);
+    return hl_sched_drain(&self->sched) < 0 ? -1 : run_ready(self);
 }
 
 /* stop() ends the turn in which it is called, not the callback: what was ready still
@@ -307,9 +317,9 @@ hl_run(LoopObject *self)
     if (rc == 0) {
         do {
             rc = turn(self);
-        } while (rc == 0 && !self->stopping);
+        } while (rc == 0 && !HL_LOAD(self->stopping));
     }
-    self->stopping = false;
+    HL_STORE(self->stopping, false);
     self->sched.in_callback = inside;
     hl_current_clear(&self->sched, (PyObject *)self);
     hl_current_unbind(&self->sched, outer);

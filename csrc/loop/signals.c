@@ -8,7 +8,9 @@
  * one that somebody else installs over ours is left alone.
  *
  * All of this runs in the main thread, except hl_signals_close() of a loop that is
- * collected elsewhere.  Functions that call set_wakeup_fd() run no foreign code. */
+ * collected elsewhere, and the look of a loop that begins to run elsewhere.  Functions
+ * that call set_wakeup_fd() run no foreign code.  Without a GIL the record of the pipe
+ * is under the module's lock. */
 #include "loop/loop.h"
 
 #include <string.h>
@@ -244,14 +246,9 @@ detach(LoopObject *self)
 
 /* ---- for loop.c ---- */
 
-/* In any other thread this does nothing, and signals wait for the main thread's loop.
- */
-int
-hl_signals_enter(LoopObject *self)
+static int
+enter(LoopObject *self)
 {
-    if (self->signals & HL_SIG_RUNNING) {
-        return 0;
-    }
     hl_state *st = self->sched.st;
     hl_sigpair *p = current_pair(self);
     if (p != NULL && p->main_thread != 0 &&
@@ -284,6 +281,20 @@ hl_signals_enter(LoopObject *self)
     return 0;
 }
 
+/* In any other thread this does nothing, and signals wait for the main thread's loop.
+ */
+int
+hl_signals_enter(LoopObject *self)
+{
+    int rc = 0;
+    if (!(self->signals & HL_SIG_RUNNING)) {
+        HL_LOCK(self->sched.st->mod);
+        rc = enter(self);
+        HL_UNLOCK();
+    }
+    return rc;
+}
+
 /* Takes the pipe away at the end of the run that put it there, or of the last run. */
 static int
 leave(LoopObject *self, hl_sigpair *p)
@@ -306,13 +317,17 @@ leave(LoopObject *self, hl_sigpair *p)
 void
 hl_signals_leave(LoopObject *self)
 {
-    hl_sigpair *p = current_pair(self);
-    if (self->signals & HL_SIG_RUNNING && is_attached(self, p)) {
-        PyObject *exc = PyErr_GetRaisedException();
-        if (leave(self, p) < 0) {
-            PyErr_WriteUnraisable((PyObject *)self);
+    if (self->signals & HL_SIG_RUNNING) {
+        HL_LOCK(self->sched.st->mod);
+        hl_sigpair *p = current_pair(self);
+        if (is_attached(self, p)) {
+            PyObject *exc = PyErr_GetRaisedException();
+            if (leave(self, p) < 0) {
+                PyErr_WriteUnraisable((PyObject *)self);
+            }
+            PyErr_SetRaisedException(exc);
         }
-        PyErr_SetRaisedException(exc);
+        HL_UNLOCK();
     }
     self->signals &= HL_SIG_HOLDS;
 }
@@ -342,10 +357,12 @@ hl_signals_close(LoopObject *self)
         return;
     }
     PyObject *exc = PyErr_GetRaisedException();
+    HL_LOCK(self->sched.st->mod);
     if (let_go(self) < 0) {
         PyErr_Clear(); /* detach() deals with it */
     }
     detach(self);
+    HL_UNLOCK();
     PyErr_SetRaisedException(exc);
 }
 
@@ -353,29 +370,42 @@ hl_signals_close(LoopObject *self)
 
 /* For the first add_signal_handler().  ValueError in any other thread than the main
  * one. */
-static PyObject *
-Loop_hold_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
+static int
+hold_wakeup_fd(LoopObject *self)
 {
-    LoopObject *self = (LoopObject *)op;
-    if (hl_loop_check_closed(self) < 0) {
-        return NULL;
-    }
     bool attached = is_attached(self, current_pair(self)), changed;
     hl_sigpair *p = attach(self);
     if (p == NULL) {
-        return NULL;
+        return -1;
     }
     hl_fdid was;
     if (install(self->sched.st, p, &was, &changed) < 0) {
         if (!attached) {
             detach(self);
         }
-        return NULL;
+        return -1;
     }
     p->main_thread = PyThread_get_thread_ident();
     if (!(self->signals & HL_SIG_HOLDS)) {
         self->signals |= HL_SIG_HOLDS;
         p->holders++;
+    }
+    return 0;
+}
+
+static PyObject *
+Loop_hold_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopObject *self = (LoopObject *)op;
+    int rc;
+    if (hl_loop_check_closed(self) < 0) {
+        return NULL;
+    }
+    HL_LOCK(self->sched.st->mod);
+    rc = hold_wakeup_fd(self);
+    HL_UNLOCK();
+    if (rc < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -384,7 +414,11 @@ Loop_hold_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Loop_drop_wakeup_fd(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    if (let_go((LoopObject *)op) < 0) {
+    int rc;
+    HL_LOCK(((LoopObject *)op)->sched.st->mod);
+    rc = let_go((LoopObject *)op);
+    HL_UNLOCK();
+    if (rc < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -414,7 +448,7 @@ Loop_add_callback_signalsafe(PyObject *op, PyObject *handle)
                      Py_TYPE(handle)->tp_name);
         return NULL;
     }
-    if (!self->closed && !hl_handle_cancelled(handle)) {
+    if (!HL_LOAD(self->closed) && !hl_handle_cancelled(handle)) {
         if (hl_sched_push(&self->sched, HL_KIND_HANDLE, handle, NULL) < 0) {
             return NULL;
         }

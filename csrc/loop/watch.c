@@ -4,7 +4,8 @@
  * one to every file object that a descriptor was named by.  A reference is moved out of
  * the table before it is dropped: dropping it, or cancelling a handle, can run Python
  * code that watches and unwatches as it likes.  All of this belongs to the thread that
- * runs the loop. */
+ * runs the loop; without a GIL a transport that dies in another thread gives up its
+ * number there, so the table is looked at and changed under the loop's lock. */
 #include "loop/loop.h"
 
 #include <limits.h>
@@ -39,13 +40,26 @@ raise_watch_error(LoopObject *self, int fd, int rc)
     return hl_raise_int(rc);
 }
 
+/* What a side holds (borrowed by the table's reference); empty for nothing. */
+static inline hl_entry
+entry_of(LoopObject *self, int fd, uint32_t side)
+{
+    hl_entry e = {0, NULL};
+    HL_LOCK(self);
+    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
+    if (w != NULL) {
+        e = w->on[hl_side_index(side)];
+    }
+    HL_UNLOCK();
+    return e;
+}
+
 /* The file that this side was watched for was closed and its number taken by another.
  */
 static HL_COLD void
 drop_stale(LoopObject *self, int fd, uint32_t side)
 {
-    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    hl_entry e = w->on[hl_side_index(side)];
+    hl_entry e = entry_of(self, fd, side);
     if (e.tagged && hl_entry_kind(e) == HL_KIND_HANDLE) {
         hl_loop_unwatch(self, fd, side, hl_entry_object(e));
     }
@@ -60,7 +74,10 @@ set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void 
         return -1;
     }
     hl_entry old, on = {(uintptr_t)obj | (uintptr_t)kind, arg};
-    int rc = hl_fdtab_set(&self->fds, self->poll, fd, side, on, &old);
+    int rc;
+    HL_LOCK(self);
+    rc = hl_fdtab_set(&self->fds, self->poll, fd, side, on, &old);
+    HL_UNLOCK();
     if (rc < 0) {
         return raise_watch_error(self, fd, rc);
     }
@@ -220,16 +237,21 @@ hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_cont_fn
     return set_side(self, fd, side, obj, HL_KIND_CONT, (void *)fn);
 }
 
-/* Clears a side and gives its entry to the caller; false when nothing was there. */
+/* Clears a side that is obj's, or anybody's for NULL, and gives its entry to the
+ * caller; false when nothing was there. */
 static bool
-take_side(LoopObject *self, int fd, uint32_t side, hl_entry *old)
+take_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_entry *old)
 {
+    bool taken;
+    HL_LOCK(self);
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (w == NULL || !w->on[hl_side_index(side)].tagged) {
-        return false;
+    hl_entry e = w == NULL ? (hl_entry){0, NULL} : w->on[hl_side_index(side)];
+    taken = e.tagged && (obj == NULL || hl_entry_object(e) == obj);
+    if (taken) {
+        hl_fdtab_clear(&self->fds, self->poll, fd, side, old);
     }
-    hl_fdtab_clear(&self->fds, self->poll, fd, side, old);
-    return true;
+    HL_UNLOCK();
+    return taken;
 }
 
 /* Called with and without an exception set, from closing, errors and finalisers: it
@@ -239,10 +261,7 @@ void
 hl_loop_unwatch(LoopObject *self, int fd, uint32_t side, PyObject *obj)
 {
     hl_entry old;
-    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    bool ours = w != NULL &&
-                (obj == NULL || hl_entry_object(w->on[hl_side_index(side)]) == obj);
-    if (!ours || !take_side(self, fd, side, &old)) {
+    if (!take_side(self, fd, side, obj, &old)) {
         return;
     }
     PyObject *exc = PyErr_GetRaisedException();
@@ -259,8 +278,7 @@ static void
 drop_handles(LoopObject *self, int fd)
 {
     for (uint32_t side = HL_READ; side <= HL_WRITE; side <<= 1) {
-        hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-        hl_entry e = w->on[hl_side_index(side)];
+        hl_entry e = entry_of(self, fd, side);
         if (e.tagged && hl_entry_kind(e) == HL_KIND_HANDLE) {
             hl_loop_unwatch(self, fd, side, hl_entry_object(e));
         }
@@ -273,11 +291,16 @@ int
 hl_loop_own_fd(LoopObject *self, int fd, const void *owner)
 {
     hl_watch *w;
-    int rc = hl_fdtab_get(&self->fds, fd, &w);
+    int rc;
+    HL_LOCK(self);
+    rc = hl_fdtab_get(&self->fds, fd, &w);
+    if (rc == 0) {
+        w->owner = owner;
+    }
+    HL_UNLOCK();
     if (rc < 0) {
         return hl_raise_int(rc);
     }
-    w->owner = owner;
     drop_handles(self, fd);
     return 0;
 }
@@ -287,14 +310,15 @@ hl_loop_own_fd(LoopObject *self, int fd, const void *owner)
 void
 hl_loop_disown_fd(LoopObject *self, int fd, const void *owner)
 {
+    HL_LOCK(self);
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (w == NULL || w->owner != owner) {
-        return;
+    if (w != NULL && w->owner == owner) {
+        w->owner = NULL;
+        if (w->want == 0) {
+            w->gen++; /* else the poller would still report the old one */
+        }
     }
-    w->owner = NULL;
-    if (w->want == 0) {
-        w->gen++; /* else the poller would still report the old one */
-    }
+    HL_UNLOCK();
 }
 
 /* The file that fd was watched for may have been closed, and its number given to
@@ -329,17 +353,23 @@ drop_if_stale(LoopObject *self, int fd, PyObject *fileobj)
 static int
 check_free(LoopObject *self, int fd, PyObject *fileobj)
 {
+    PyObject *owner = NULL;
+    bool owned;
+    HL_LOCK(self);
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (HL_LIKELY(w == NULL || w->owner == NULL)) {
+    owned = w != NULL && w->owner != NULL;
+    if (owned) { /* its repr may run Python code */
+        owner = Py_XNewRef(hl_entry_object(w->on[0].tagged ? w->on[0] : w->on[1]));
+    }
+    HL_UNLOCK();
+    if (HL_LIKELY(!owned)) {
         return 0;
     }
-    PyObject *owner = hl_entry_object(w->on[0].tagged ? w->on[0] : w->on[1]);
     if (owner == NULL) {
         PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport",
                      fileobj);
         return -1;
     }
-    Py_INCREF(owner); /* its repr may run Python code */
     PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R",
                  fileobj, owner);
     Py_DECREF(owner);
@@ -372,23 +402,29 @@ hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
     for (int i = 0; i < 2 * n; i++) {
         const hl_fired *f = &fired[i / 2];
         uint32_t side = i % 2 ? HL_WRITE : HL_READ; /* the reader first, as asyncio */
-        /* Looked up for each side: dropping a cancelled handle runs Python code. */
-        hl_watch *w = hl_fdtab_peek(&self->fds, f->fd);
-        /* A generation that has passed: the event was for an earlier use of the number.
-         */
-        if (w == NULL || w->gen != f->gen || !(f->events & side)) {
+        if (!(f->events & side)) {
             continue;
         }
-        hl_entry e = w->on[hl_side_index(side)];
+        hl_entry e = {0, NULL};
+        /* Looked up for each side: dropping a cancelled handle runs Python code. */
+        HL_LOCK(self);
+        hl_watch *w = hl_fdtab_peek(&self->fds, f->fd);
+        /* Otherwise the event was for an earlier use of the number. */
+        if (w != NULL && w->gen == f->gen) {
+            e = w->on[hl_side_index(side)];
+            Py_XINCREF(hl_entry_object(e));
+        }
+        HL_UNLOCK();
         PyObject *obj = hl_entry_object(e);
         if (obj == NULL) {
             continue;
         }
         if (hl_entry_kind(e) == HL_KIND_HANDLE && hl_handle_cancelled(obj)) {
             hl_loop_unwatch(self, f->fd, side, obj);
+            Py_DECREF(obj);
             continue;
         }
-        if (hl_sched_push(&self->sched, hl_entry_kind(e), obj, e.arg) < 0) {
+        if (hl_sched_push_steal(&self->sched, hl_entry_kind(e), obj, e.arg) < 0) {
             return -1;
         }
     }
@@ -536,7 +572,7 @@ drop(LoopObject *self, const char *method, uint32_t side, bool checked,
         return NULL;
     }
     hl_entry old;
-    if (!take_side(self, fd, side, &old)) {
+    if (!take_side(self, fd, side, NULL, &old)) {
         Py_RETURN_FALSE;
     }
     int rc = release_entry(old);

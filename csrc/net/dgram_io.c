@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "core/sys.h"
 #include "net/dgram.h"
+#include "sched/inbox.h"
 
 #include <arpa/inet.h>
 
@@ -163,7 +164,7 @@ may_follow(DatagramTransport *t, PyObject *ctx)
 {
     LoopObject *loop = t->loop;
     return t->reading && t->read_ctx == ctx && !loop->stopping && !loop->sched.debug &&
-           hl_ring_len(&loop->sched.ready) == 0 && loop->sched.n_flush == 0 &&
+           hl_sched_nothing_ready(&loop->sched) && loop->sched.n_flush == 0 &&
            !timer_due(loop);
 }
 

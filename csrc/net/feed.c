@@ -46,6 +46,9 @@ look_at_classes(hl_state *st, PyTypeObject *reader, PyTypeObject *protocol)
     if (st->streams_lost || PyTuple_GET_SIZE(st->i_streams_seen) != 3 * SEEN) {
         return false;
     }
+    /* Another thread may be looking: it finds no yes that is older than the versions.
+     */
+    HL_RELEASE(st->streams_ok, false);
     (void)PyUnstable_Type_AssignVersionTag(reader);
     (void)PyUnstable_Type_AssignVersionTag(protocol);
     st->reader_version = reader->tp_version_tag;
@@ -54,14 +57,15 @@ look_at_classes(hl_state *st, PyTypeObject *reader, PyTypeObject *protocol)
     PyObject *of_reader[] = {st->s__buffer, st->s__eof,       st->s__limit,
                              st->s__paused, st->s__transport, st->s__waiter};
     PyObject *of_protocol[] = {st->s__stream_reader_wr};
-    st->streams_ok =
+    bool ok =
         !st->streams_lost && plain_class(reader, of_reader, 6) &&
         plain_class(protocol, of_protocol, 1) &&
         hl_type_lookup(protocol, st->s_data_received) == seen(st, DATA_RECEIVED) &&
         hl_type_lookup(protocol, st->s__stream_reader) == seen(st, STREAM_READER) &&
         hl_type_lookup(reader, st->s_feed_data) == seen(st, FEED_DATA) &&
         hl_type_lookup(reader, st->s__wakeup_waiter) == seen(st, WAKEUP_WAITER);
-    return st->streams_ok;
+    HL_RELEASE(st->streams_ok, ok);
+    return ok;
 }
 
 /* Are the methods those of asyncio, down to their code? */

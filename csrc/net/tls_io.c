@@ -233,7 +233,7 @@ may_hold(TLSProtocol *t)
     return t->backlog_bytes < HOLD_MAX && t->backlog_bytes < t->out_high &&
            !t->engine->by_object && !t->ssl_writing_paused && above_ours(t) &&
            t->loop->sched.in_callback &&
-           t->loop->thread_id == PyThread_get_thread_ident();
+           HL_LOAD(t->loop->thread_id) == PyThread_get_thread_ident();
 }
 
 /* In the state WRAPPED asyncio encrypts at once. */

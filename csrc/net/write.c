@@ -150,7 +150,7 @@ may_hold(StreamTransport *t, size_t n)
     size_t total = t->out.bytes + n;
     return total < HOLD_MAX && total <= (size_t)t->high && t->out.len < HL_WQUEUE_IOV &&
            t->loop->sched.in_callback &&
-           t->loop->thread_id == PyThread_get_thread_ident();
+           HL_LOAD(t->loop->thread_id) == PyThread_get_thread_ident();
 }
 
 /* Puts bytes into the queue; owner NULL: they can change, so they are copied.  The

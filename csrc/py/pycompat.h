@@ -248,6 +248,48 @@ hl_mark_task(hl_base_future *f)
 #endif
 }
 
+/* ---- references to objects that may be dying in another thread ---- */
+
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030E0000
+/* 3.14 has public functions for the two; these are its rules: an object's own thread
+ * counts apart from all others, and a count of zero is final once it is merged, which
+ * this mark makes it be. */
+static inline void
+hl_incref_tried(PyObject *op)
+{
+    Py_ssize_t was = __atomic_load_n(&op->ob_ref_shared, __ATOMIC_RELAXED);
+    while ((was & _Py_REF_SHARED_FLAG_MASK) == 0 &&
+           !__atomic_compare_exchange_n(&op->ob_ref_shared, &was,
+                                        was | _Py_REF_MAYBE_WEAKREF, false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    }
+}
+
+static inline bool
+hl_incref_try(PyObject *op)
+{
+    if (_Py_IsOwnedByCurrentThread(op)) {
+        Py_INCREF(op);
+        return true;
+    }
+    Py_ssize_t was = __atomic_load_n(&op->ob_ref_shared, __ATOMIC_RELAXED);
+    while (was != 0 && was != _Py_REF_MERGED) {
+        if (__atomic_compare_exchange_n(&op->ob_ref_shared, &was,
+                                        was + (1 << _Py_REF_SHARED_SHIFT), false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+            return true;
+        }
+    }
+    return false;
+}
+#elif defined(Py_GIL_DISABLED)
+#define hl_incref_tried(op) PyUnstable_EnableTryIncRef(op)
+#define hl_incref_try(op) PyUnstable_TryIncRef(op)
+#else
+#define hl_incref_tried(op) ((void)(op))
+#define hl_incref_try(op) (Py_INCREF(op), true)
+#endif
+
 /* ---- what asyncio keeps in the thread state ---- */
 
 /* Byte offsets in the thread state, read from what _asyncio publishes for debuggers;

@@ -93,7 +93,9 @@ hl_state_init(PyObject *mod, hl_state *st)
 {
     memset(st, 0, sizeof(*st));
     st->mod = mod;
-    hl_list_init(&st->tasks);
+    for (int i = 0; i < HL_TASK_LISTS; i++) {
+        hl_list_init(&st->tasks[i].head);
+    }
     if (make_names(st) < 0 || make_imports(st) < 0 || find_current_tasks(st) < 0 ||
         find_eager(st) < 0) {
         return -1;
@@ -184,6 +186,10 @@ hl_type_add(PyObject *mod, PyTypeObject **slot, PyType_Spec *spec, PyObject *bas
 PyObject *
 hl_get_object(PyObject *op, void *closure)
 {
-    PyObject *value = *(PyObject **)((char *)op + (size_t)closure);
-    return Py_NewRef(value == NULL ? Py_None : value);
+    PyObject *value;
+    HL_LOCK(op);
+    value = *(PyObject **)((char *)op + (size_t)closure);
+    value = Py_NewRef(value == NULL ? Py_None : value);
+    HL_UNLOCK();
+    return value;
 }

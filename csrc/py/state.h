@@ -5,6 +5,7 @@
 #ifndef HL_PY_STATE_H
 #define HL_PY_STATE_H
 
+#include "py/lock.h"
 #include "py/pycompat.h"
 
 #include "core/list.h"
@@ -193,12 +194,26 @@
     X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
     X(CertificateError, "ssl", "CertificateError")
 
-#define HL_FREE_MAX 1024 /* objects kept per free list */
+/* Objects kept per free list: none where threads would have to share them. */
+#define HL_FREE_MAX (HL_FREE_THREADED ? 0 : 1024)
 
 typedef struct {
-    PyObject *v[HL_FREE_MAX];
+    PyObject *v[HL_FREE_MAX + 1];
     int n;
 } hl_freelist;
+
+/* The unfinished tasks of some loops.  Without a GIL there are several lists, for loops
+ * that run at the same time not to wait for each other; each is alone in its cache
+ * lines. */
+#define HL_TASK_LISTS (HL_FREE_THREADED ? 32 : 1)
+
+typedef struct {
+    hl_node head; /* owns nothing */
+    hl_mutex lock;
+#if HL_FREE_THREADED
+    char apart[128];
+#endif
+} hl_task_list;
 
 typedef struct hl_state {
 #define X(n) PyObject *s_##n;
@@ -226,7 +241,7 @@ typedef struct hl_state {
     bool streams_ok;             /* nothing about the two is patched: net/feed.c */
     bool tasks_listed;           /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;       /* last number given to an unnamed task */
-    hl_node tasks;               /* our unfinished tasks; owns nothing */
+    hl_task_list tasks[HL_TASK_LISTS]; /* our unfinished tasks, by loop: registry.c */
     hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
     hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_safe_handles, free_futures, free_tasks,

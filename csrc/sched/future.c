@@ -3,7 +3,11 @@
  * All state lives in the fields of the _asyncio.Future underneath, so that whoever
  * calls asyncio.Future.result(fut) and the like finds the truth.  A pending future
  * whose first waiter is one of our tasks, on one of our loops, holds the task itself in
- * callback0: waking it is one entry on the ready ring. */
+ * callback0: waking it is one entry on the ready ring.
+ *
+ * Futures belong to their loop's thread.  Without a GIL others may look at them: what
+ * is replaced or taken out of a field is so under the future's lock, and so is what
+ * reads it; an outcome stays in place once the state says that it is there. */
 #include "sched/future.h"
 #include "py/mem.h"
 
@@ -330,27 +334,59 @@ int
 hl_future_schedule(hl_state *st, PyObject *op)
 {
     hl_base_future *f = AS_FUTURE(op);
-    PyObject *callback0 = f->callback0, *context0 = f->context0;
-    if (callback0 != NULL) {
-        f->callback0 = f->context0 = NULL;
-        if (schedule_one(st, op, callback0, context0) < 0) {
-            Py_CLEAR(f->callbacks);
-            return -1;
-        }
+    PyObject *callback0, *context0, *list;
+    HL_LOCK(op);
+    callback0 = f->callback0;
+    context0 = f->context0;
+    f->callback0 = f->context0 = NULL;
+    HL_UNLOCK();
+    if (callback0 != NULL && schedule_one(st, op, callback0, context0) < 0) {
+        HL_SETREF(op, f->callbacks, NULL);
+        return -1;
     }
-    PyObject *list = f->callbacks;
-    if (HL_LIKELY(list == NULL)) {
+    if (HL_LIKELY(HL_LOAD(f->callbacks) == NULL)) {
         return 0;
     }
+    HL_LOCK(op);
+    list = f->callbacks;
     f->callbacks = NULL;
+    HL_UNLOCK();
     int rc = 0;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list) && rc == 0; i++) {
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list) && rc == 0; i++) {
         PyObject *pair = PyList_GET_ITEM(list, i);
         rc = schedule_one(st, op, Py_NewRef(PyTuple_GET_ITEM(pair, 0)),
                           Py_NewRef(PyTuple_GET_ITEM(pair, 1)));
     }
-    Py_DECREF(list);
+    Py_XDECREF(list);
     return rc;
+}
+
+/* Fills in the outcome (result stolen, exception stolen with its traceback) and says
+ * so.  The caller has looked whether it is pending; without a GIL that may have changed
+ * in between, and this look is the one that counts.  0, or -1 with
+ * InvalidStateError. */
+static int
+settle(hl_state *st, hl_base_future *f, int state, PyObject *result, PyObject *exc,
+       PyObject *tb)
+{
+    bool pending;
+    HL_LOCK(f);
+    pending = !HL_FREE_THREADED || f->state == HL_PENDING;
+    if (HL_LIKELY(pending)) {
+        f->result = result;
+        f->exception = exc;
+        f->exception_tb = tb;
+        HL_RELEASE(f->state, state);
+    }
+    HL_UNLOCK();
+    if (HL_UNLIKELY(!pending)) {
+        Py_XDECREF(result);
+        Py_XDECREF(exc);
+        Py_XDECREF(tb);
+        PyErr_SetString(st->i_InvalidStateError, "invalid state");
+        return -1;
+    }
+    return 0;
 }
 
 /* The outcome is in place before anybody hears of it.  Steals nothing. */
@@ -358,9 +394,10 @@ int
 hl_future_finish(hl_state *st, PyObject *op, PyObject *result)
 {
     hl_base_future *f = AS_FUTURE(op);
-    assert(f->state == HL_PENDING && f->result == NULL);
-    f->result = Py_NewRef(result);
-    f->state = HL_FINISHED;
+    assert(HL_FREE_THREADED || (f->state == HL_PENDING && f->result == NULL));
+    if (settle(st, f, HL_FINISHED, Py_NewRef(result), NULL, NULL) < 0) {
+        return -1;
+    }
     return hl_future_schedule(st, op);
 }
 
@@ -431,10 +468,9 @@ hl_future_fail(hl_state *st, PyObject *op, PyObject *exc)
     if (value == NULL || (value = guard_stop_iteration(value)) == NULL) {
         return -1;
     }
-    f->exception = value;
-    f->exception_tb = PyException_GetTraceback(value);
-    f->state = HL_FINISHED;
-    if (hl_future_schedule(st, op) < 0) {
+    PyObject *tb = PyException_GetTraceback(value);
+    if (settle(st, f, HL_FINISHED, NULL, value, tb) < 0 ||
+        hl_future_schedule(st, op) < 0) {
         return -1;
     }
     f->log_tb = 1;
@@ -475,8 +511,11 @@ hl_future_cancel(hl_state *st, PyObject *op, PyObject *msg)
     if (f->state != HL_PENDING) {
         return 0;
     }
-    f->state = HL_CANCELLED;
-    Py_XSETREF(f->cancel_msg, Py_XNewRef(msg));
+    if (settle(st, f, HL_CANCELLED, NULL, NULL, NULL) < 0) {
+        PyErr_Clear(); /* another thread was faster */
+        return 0;
+    }
+    HL_SETREF(op, f->cancel_msg, Py_XNewRef(msg));
     return hl_future_schedule(st, op) < 0 ? -1 : 1;
 }
 
@@ -487,15 +526,18 @@ PyObject *
 hl_cancelled_error(hl_state *st, PyObject *op)
 {
     hl_base_future *f = AS_FUTURE(op);
-    if (f->cancelled_exc != NULL) {
-        PyObject *exc = f->cancelled_exc;
-        f->cancelled_exc = NULL;
-        return exc;
+    PyObject *exc, *msg;
+    HL_LOCK(op);
+    exc = f->cancelled_exc;
+    f->cancelled_exc = NULL;
+    msg = f->cancel_msg == Py_None ? NULL : Py_XNewRef(f->cancel_msg);
+    HL_UNLOCK();
+    if (exc == NULL) {
+        exc = msg == NULL ? PyObject_CallNoArgs(st->i_CancelledError)
+                          : PyObject_CallOneArg(st->i_CancelledError, msg);
     }
-    if (f->cancel_msg == NULL || f->cancel_msg == Py_None) {
-        return PyObject_CallNoArgs(st->i_CancelledError);
-    }
-    return PyObject_CallOneArg(st->i_CancelledError, f->cancel_msg);
+    Py_XDECREF(msg);
+    return exc;
 }
 
 void
@@ -528,19 +570,24 @@ hl_future_outcome(hl_state *st, PyObject *op, PyObject **out)
         *out = Py_NewRef(f->result);
         return 0;
     }
-    PyObject *tb = f->exception_tb == NULL ? Py_None : f->exception_tb;
-    if (PyException_SetTraceback(f->exception, tb) < 0) {
+    PyObject *tb;
+    HL_LOCK(op);
+    tb = f->exception_tb;
+    f->exception_tb = NULL;
+    HL_UNLOCK();
+    int rc = PyException_SetTraceback(f->exception, tb == NULL ? Py_None : tb);
+    Py_XDECREF(tb);
+    if (rc < 0) {
         return -1;
     }
     *out = Py_NewRef(f->exception);
-    Py_CLEAR(f->exception_tb);
     return 1;
 }
 
 bool
 hl_future_done(PyObject *op)
 {
-    return AS_FUTURE(op)->state != HL_PENDING;
+    return HL_ACQUIRE(AS_FUTURE(op)->state) != HL_PENDING;
 }
 
 /* Anything with done(): asyncio's futures, or a program's own. 1, 0, or -1. */
@@ -579,20 +626,11 @@ hl_waiter_set(hl_state *st, PyObject *waiter, PyObject *result, PyObject *exc)
 
 /* ---- callbacks ---- */
 
-/* Borrows both.  Nothing is called here, not even on a future that is done: the
- * callback is scheduled, as asyncio promises. */
-int
-hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
+/* To a pending future that has callbacks.  Runs no foreign code. */
+static int
+append_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
 {
     hl_base_future *f = AS_FUTURE(op);
-    if (f->state != HL_PENDING) {
-        return schedule_one(st, op, Py_NewRef(callback), Py_NewRef(ctx));
-    }
-    if (HL_LIKELY(f->callback0 == NULL && f->callbacks == NULL)) {
-        f->callback0 = Py_NewRef(callback);
-        f->context0 = Py_NewRef(ctx);
-        return 0;
-    }
     if (is_waiter(op, callback)) {
         /* Only callback0 may hold a bare task; the list is read by asyncio too. */
         callback = hl_task_wakeup(st, callback);
@@ -614,6 +652,27 @@ hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject 
     int rc = f->callbacks == NULL ? -1 : PyList_Append(f->callbacks, pair);
     Py_DECREF(pair);
     return rc;
+}
+
+/* Borrows both.  Nothing is called here, not even on a future that is done: the
+ * callback is scheduled, as asyncio promises. */
+int
+hl_future_add_callback(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    bool done;
+    int rc = 0;
+    HL_LOCK(op);
+    done = f->state != HL_PENDING;
+    if (HL_LIKELY(!done && f->callback0 == NULL && f->callbacks == NULL)) {
+        f->callback0 = Py_NewRef(callback);
+        f->context0 = Py_NewRef(ctx);
+    }
+    else if (!done) {
+        rc = append_callback(st, op, callback, ctx);
+    }
+    HL_UNLOCK();
+    return done ? schedule_one(st, op, Py_NewRef(callback), Py_NewRef(ctx)) : rc;
 }
 
 /* The first callback as the outside sees it (a new reference). */
@@ -736,6 +795,7 @@ Future_remove_done_callback(PyObject *op, PyObject *fn)
     }
     return PyLong_FromSsize_t(removed);
 }
+HL_LOCKED_METHOD(Future_remove_done_callback)
 
 /* ---- the Python face ---- */
 
@@ -743,7 +803,7 @@ static PyObject *
 Future_result(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     hl_base_future *f = AS_FUTURE(op);
-    if (HL_LIKELY(f->state == HL_FINISHED && f->exception == NULL)) {
+    if (HL_LIKELY(HL_ACQUIRE(f->state) == HL_FINISHED && f->exception == NULL)) {
         f->log_tb = 0;
         return Py_NewRef(f->result);
     }
@@ -821,14 +881,14 @@ static PyObject *
 Future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(AS_FUTURE(op)->loop != NULL &&
-                           AS_FUTURE(op)->state == HL_CANCELLED);
+                           HL_ACQUIRE(AS_FUTURE(op)->state) == HL_CANCELLED);
 }
 
 static PyObject *
 Future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(AS_FUTURE(op)->loop != NULL &&
-                           AS_FUTURE(op)->state != HL_PENDING);
+                           HL_ACQUIRE(AS_FUTURE(op)->state) != HL_PENDING);
 }
 
 static PyObject *
@@ -965,6 +1025,7 @@ fail:
     Py_DECREF(list);
     return NULL;
 }
+HL_LOCKED_GETTER(get_callbacks)
 
 /* closure: the field's offset; NULL reads as None. */
 static PyObject *
@@ -983,7 +1044,7 @@ set_cancel_message(PyObject *op, PyObject *value, void *closure)
     if (refuse_delete(value) < 0) {
         return -1;
     }
-    Py_XSETREF(AS_FUTURE(op)->cancel_msg, Py_NewRef(value));
+    HL_SETREF(op, AS_FUTURE(op)->cancel_msg, Py_NewRef(value));
     return 0;
 }
 
@@ -1020,7 +1081,7 @@ get_state(PyObject *op, void *closure)
     if (hl_future_alive(op) < 0) {
         return NULL;
     }
-    return PyUnicode_InternFromString(names[AS_FUTURE(op)->state]);
+    return PyUnicode_InternFromString(names[HL_ACQUIRE(AS_FUTURE(op)->state)]);
 }
 
 PyMethodDef hl_future_methods[] = {
@@ -1034,7 +1095,7 @@ PyMethodDef hl_future_methods[] = {
     {"add_done_callback", (PyCFunction)(void (*)(void))Future_add_done_callback,
      METH_FASTCALL | METH_KEYWORDS,
      "Have callback(future) called soon after the future is done."},
-    {"remove_done_callback", Future_remove_done_callback, METH_O,
+    {"remove_done_callback", HL_LOCKED(Future_remove_done_callback), METH_O,
      "Remove every instance of a callback; return how many there were."},
     {"cancel", (PyCFunction)(void (*)(void))Future_cancel, METH_VARARGS | METH_KEYWORDS,
      "Cancel the future; False if it was done already."},
@@ -1054,7 +1115,7 @@ PyGetSetDef hl_future_getset[] = {
     {"_state", get_state, NULL, NULL, NULL},
     {"_asyncio_future_blocking", get_blocking, set_blocking, NULL, NULL},
     FIELD("_loop", hl_get_object, NULL, loop),
-    {"_callbacks", get_callbacks, NULL, NULL, NULL},
+    {"_callbacks", HL_LOCKED(get_callbacks), NULL, NULL, NULL},
     FIELD("_result", get_alive_field, NULL, result),
     FIELD("_exception", get_alive_field, NULL, exception),
     {"_log_traceback", get_log_traceback, set_log_traceback, NULL, NULL},

@@ -13,6 +13,12 @@ typedef struct {
     hl_state *st;  /* valid while mod is held */
     PyObject *mod; /* owned; dropped last */
     HL_OWN_TASK_REGISTERED
+#if HL_FREE_THREADED && !HL_TASKS_IN_TSTATE
+    hl_task_list *list; /* that the node is, or was, on */
+#define HL_SET_TASK_LIST(t, l) ((t)->list = (l))
+#else
+#define HL_SET_TASK_LIST(t, l) ((void)(l))
+#endif
 } TaskObject;
 
 #define AS_TASK(op) ((TaskObject *)(op))

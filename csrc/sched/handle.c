@@ -8,6 +8,7 @@
 
 #include "core/clock.h"
 #include "py/err.h"
+#include "sched/inbox.h"
 
 #include <math.h>
 #include <string.h>
@@ -25,7 +26,7 @@ hl_timer_handle(hl_timer *node)
 bool
 hl_handle_cancelled(PyObject *op)
 {
-    return AS_HANDLE(op)->cancelled;
+    return HL_LOAD(AS_HANDLE(op)->cancelled);
 }
 
 /* ---- making ---- */
@@ -166,11 +167,11 @@ hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
         }
         t->node.when = -HUGE_VAL;
     }
-    if (hl_heap_push(&s->timers, &t->node) < 0) {
-        PyErr_NoMemory();
+    /* One reference for the heap, one for the caller. */
+    if (hl_sched_add_timer(s, Py_NewRef(op), &t->node) < 0) {
         goto fail;
     }
-    return Py_NewRef(op); /* one reference for the heap, one for the caller */
+    return op;
 fail:
     Py_DECREF(op);
     return NULL;
@@ -253,22 +254,59 @@ invoke(hl_state *st, HandleObject *h, PyObject *func)
     return r;
 }
 
-/* Releases callback and arguments; moved out first, since releasing runs any code. */
+/* Callback and arguments, moved out of a handle: releasing them runs any code. */
+typedef struct {
+    PyObject *func, *args, *held[HL_INLINE_ARGS];
+    int n;
+} taken_call;
+
+/* `_args` is None from now on. */
+static void
+take_call(HandleObject *h, taken_call *out)
+{
+    out->func = h->callback;
+    out->args = h->args;
+    out->n = h->nargs > 0 ? h->nargs : 0;
+    memcpy(out->held, h->slot + 1, sizeof(out->held[0]) * (size_t)out->n);
+    for (int i = 0; i < out->n; i++) {
+        h->slot[1 + i] = NULL;
+    }
+    h->callback = h->args = NULL;
+    h->nargs = -1;
+}
+
+static void
+release_call(taken_call *c)
+{
+    for (int i = 0; i < c->n; i++) {
+        Py_DECREF(c->held[i]);
+    }
+    Py_XDECREF(c->args);
+    Py_XDECREF(c->func);
+}
+
+/* Where nobody else has the handle. */
 static void
 drop_call(HandleObject *h)
 {
-    PyObject *func = h->callback, *args = h->args;
-    PyObject *held[HL_INLINE_ARGS];
-    int n = h->nargs > 0 ? h->nargs : 0;
-    memcpy(held, h->slot + 1, sizeof(held[0]) * (size_t)n);
-    h->callback = h->args = NULL;
-    h->nargs = -1; /* `_args` is None from now on */
-    for (int i = 0; i < n; i++) {
-        h->slot[1 + i] = NULL;
-        Py_DECREF(held[i]);
+    taken_call call;
+    take_call(h, &call);
+    release_call(&call);
+}
+
+/* A cancelled handle shows neither callback nor arguments, and gives them up, unless
+ * the callback is on the stack: then hl_handle_run() does. */
+static void
+give_up_call(HandleObject *h)
+{
+    taken_call call = {.n = 0};
+    HL_LOCK(h);
+    h->hidden = true;
+    if (!h->running) {
+        take_call(h, &call);
     }
-    Py_XDECREF(args);
-    Py_XDECREF(func);
+    HL_UNLOCK();
+    release_call(&call);
 }
 
 /* A context that is none of the interpreter's only has to have run(), as for asyncio.
@@ -314,26 +352,36 @@ int
 hl_handle_run(hl_state *st, PyObject *op)
 {
     HandleObject *h = AS_HANDLE(op);
-    if (h->cancelled || h->callback == NULL || h->context == NULL) {
+    PyObject *func = NULL, *ctx = NULL;
+    bool outer = false; /* a handle may be run again by its own callback */
+    HL_LOCK(op);
+    if (!h->cancelled && h->callback != NULL && h->context != NULL) {
+        func = Py_NewRef(h->callback);
+        ctx = Py_NewRef(h->context);
+        outer = h->running;
+        h->running = true; /* whoever cancels it leaves the call alone */
+    }
+    HL_UNLOCK();
+    if (func == NULL) {
         return 0;
     }
     Py_INCREF(op);
-    PyObject *func = Py_NewRef(h->callback);
-    PyObject *ctx = Py_NewRef(h->context);
-    bool outer = h->running; /* a handle may be run again by its own callback */
-    h->running = true;
     if (HL_UNLIKELY(h->shared)) {
         hl_safehandle_enter(op);
     }
     PyObject *r = invoke_in(st, h, ctx, func);
-    h->running = outer;
     int rc = r == NULL ? -1 : 0;
     Py_XDECREF(r);
     if (HL_UNLIKELY(rc < 0)) {
         rc = report(st, h, func);
     }
-    if (HL_UNLIKELY(h->cancelled) && !h->running) {
-        drop_call(h);
+    bool cancelled;
+    HL_LOCK(op);
+    h->running = outer;
+    cancelled = h->cancelled;
+    HL_UNLOCK();
+    if (HL_UNLIKELY(cancelled) && !outer) {
+        give_up_call(h);
     }
     if (HL_UNLIKELY(h->shared) && !outer) {
         hl_safehandle_leave(op);
@@ -354,7 +402,7 @@ keep_repr(HandleObject *h)
     if (text == NULL) {
         return -1;
     }
-    Py_XSETREF(h->repr, text);
+    HL_SETREF(h, h->repr, text);
     return 0;
 }
 
@@ -382,25 +430,24 @@ int
 hl_handle_cancel(PyObject *op)
 {
     HandleObject *h = AS_HANDLE(op);
-    if (h->cancelled) {
+    bool before;
+    HL_LOCK(op);
+    before = h->cancelled;
+    HL_STORE(h->cancelled, true);
+    HL_UNLOCK();
+    if (before) {
         return 0;
     }
     Py_INCREF(op);
-    h->cancelled = true;
+    int rc = 0;
     if (PyObject_TypeCheck(op, h->st->t_TimerHandle)) {
-        TimerObject *t = AS_TIMER(op);
         hl_sched *s = hl_sched_of(h->loop);
-        if (s != NULL && hl_heap_holds(&s->timers, &t->node)) {
-            hl_heap_remove(&s->timers, &t->node);
-            Py_DECREF(op); /* the heap's reference; ours keeps it alive */
-        }
+        /* It drops the heap's reference; ours keeps the handle alive. */
+        rc = s == NULL ? 0 : hl_sched_drop_timer(s, op, &AS_TIMER(op)->node);
     }
-    int debug = loop_debug(h);
-    int rc = debug > 0 ? keep_repr(h) : debug;
-    h->hidden = true;
-    if (!h->running) {
-        drop_call(h);
-    }
+    int debug = rc < 0 ? -1 : loop_debug(h);
+    rc = debug > 0 ? keep_repr(h) : debug;
+    give_up_call(h);
     Py_DECREF(op);
     return rc;
 }
@@ -420,7 +467,7 @@ Handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(AS_HANDLE(op)->cancelled);
+    return PyBool_FromLong(HL_LOAD(AS_HANDLE(op)->cancelled));
 }
 
 /* asyncio's _run(), for loops and tests that run handles by hand. */
@@ -462,6 +509,7 @@ get_callback(PyObject *op, void *closure)
     /* While its callback runs, a cancelled handle still holds it, but shows None. */
     return Py_NewRef(h->hidden || h->callback == NULL ? Py_None : h->callback);
 }
+HL_LOCKED_GETTER(get_callback)
 
 static PyObject *
 get_args(PyObject *op, void *closure)
@@ -470,12 +518,13 @@ get_args(PyObject *op, void *closure)
     HandleObject *h = AS_HANDLE(op);
     return h->hidden ? Py_NewRef(Py_None) : args_tuple(h);
 }
+HL_LOCKED_GETTER(get_args)
 
 static PyObject *
 get_cancelled(PyObject *op, void *closure)
 {
     (void)closure;
-    return PyBool_FromLong(AS_HANDLE(op)->cancelled);
+    return PyBool_FromLong(HL_LOAD(AS_HANDLE(op)->cancelled));
 }
 
 /* asyncio's `_scheduled`: is the timer in the heap? */
@@ -498,7 +547,7 @@ static int
 set_source_traceback(PyObject *op, PyObject *value, void *closure)
 {
     (void)closure;
-    Py_XSETREF(AS_HANDLE(op)->source_traceback, Py_XNewRef(value));
+    HL_SETREF(op, AS_HANDLE(op)->source_traceback, Py_XNewRef(value));
     return 0;
 }
 
@@ -696,8 +745,8 @@ static PyMethodDef timer_methods[] = {
 #define FIELD(name, field)                                                             \
     {name, hl_get_object, NULL, NULL, (void *)offsetof(hl_base_handle, field)}
 #define HANDLE_GETSET                                                                  \
-    {"_args", get_args, NULL, NULL, NULL},                                             \
-        {"_callback", get_callback, NULL, NULL, NULL},                                 \
+    {"_args", HL_LOCKED(get_args), NULL, NULL, NULL},                                  \
+        {"_callback", HL_LOCKED(get_callback), NULL, NULL, NULL},                      \
         {"_cancelled", get_cancelled, NULL, NULL, NULL}, FIELD("_context", context),   \
         FIELD("_loop", loop), FIELD("_repr", repr),                                    \
     {                                                                                  \

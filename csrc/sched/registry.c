@@ -1,17 +1,72 @@
 /* Which tasks there are: the list behind asyncio.all_tasks(), or asyncio's own. */
 #include "sched/future.h"
 
-/* The list that an unfinished task hangs on: ours on 3.12 and 3.13, later the one of
- * the thread state.  NULL: asyncio has to be asked. asyncio's all_tasks() of 3.14 goes
- * through the threads; a task hangs on the list of the one that made it. */
-static inline hl_node *
-list_head(hl_state *st)
+#if HL_TASKS_IN_TSTATE
+/* From 3.14 on: the list of the thread state.  asyncio's all_tasks() goes through the
+ * threads; a task hangs on the list of the one that made it.  false: asyncio has to be
+ * asked. */
+static inline bool
+link_task(hl_state *st, TaskObject *t)
 {
-    if (!HL_TASKS_IN_TSTATE) {
-        return st->tasks_listed ? &st->tasks : NULL;
+    if (HL_UNLIKELY(!st->tstate.known)) {
+        return false;
     }
-    return st->tstate.known ? hl_tstate_tasks(PyThreadState_Get(), &st->tstate) : NULL;
+    if (HL_LIKELY(t->node.next == NULL)) {
+        hl_list_push(hl_tstate_tasks(PyThreadState_Get(), &st->tstate), &t->node);
+    }
+    return true;
 }
+
+/* On whatever list it is: a node knows its neighbours, not its list. */
+void
+hl_task_unlink(TaskObject *t)
+{
+    if (t->node.next != NULL) {
+        hl_list_remove(&t->node);
+        t->node.next = t->node.prev = NULL;
+    }
+}
+#else
+/* Up to 3.13: a list of ours, for all loops or for some.  The lock is nothing where
+ * there is a GIL, and so is the mark, by which whoever walks the list knows a task that
+ * another thread is freeing. */
+static inline bool
+link_task(hl_state *st, TaskObject *t)
+{
+    if (HL_UNLIKELY(!st->tasks_listed)) {
+        return false;
+    }
+    hl_task_list *list = &st->tasks[((uintptr_t)t->loop >> 6) % HL_TASK_LISTS];
+    hl_incref_tried((PyObject *)t);
+    hl_mutex_lock(&list->lock);
+    if (HL_LIKELY(t->node.next == NULL)) {
+        HL_SET_TASK_LIST(t, list);
+        hl_list_push(&list->head, &t->node);
+    }
+    hl_mutex_unlock(&list->lock);
+    return true;
+}
+
+/* From any thread; where there is one list only, a node need not know which. */
+void
+hl_task_unlink(TaskObject *t)
+{
+#if HL_FREE_THREADED
+    hl_task_list *list = t->list; /* set once: a task stays with its list's loop */
+    if (list == NULL) {
+        return;
+    }
+    hl_mutex_lock(&list->lock);
+#endif
+    if (t->node.next != NULL) {
+        hl_list_remove(&t->node);
+        t->node.next = t->node.prev = NULL;
+    }
+#if HL_FREE_THREADED
+    hl_mutex_unlock(&list->lock);
+#endif
+}
+#endif
 
 /* func is asyncio's _register_task() or its counterpart: Python code. */
 static HL_COLD int
@@ -26,24 +81,10 @@ call_registry(PyObject *func, TaskObject *t)
 int
 hl_task_enlist(hl_state *st, TaskObject *t)
 {
-    hl_node *head = list_head(st);
-    if (HL_UNLIKELY(head == NULL)) {
+    if (HL_UNLIKELY(!link_task(st, t))) {
         return call_registry(st->i_register_task, t);
     }
-    if (HL_LIKELY(t->node.next == NULL)) {
-        hl_list_push(head, &t->node);
-    }
     return 0;
-}
-
-/* On whatever list it is: a node knows its neighbours, not its list. */
-void
-hl_task_unlink(TaskObject *t)
-{
-    if (t->node.next != NULL) {
-        hl_list_remove(&t->node);
-        t->node.next = t->node.prev = NULL;
-    }
 }
 
 /* The task is done. */
@@ -59,24 +100,44 @@ hl_task_delist(hl_state *st, TaskObject *t)
 
 /* ---- what asyncio.all_tasks() walks ---- */
 
+/* 0, or -1 with MemoryError. */
+static int
+append_listed(PyObject *out, hl_task_list *list)
+{
+    PyObject *failed = NULL;
+    hl_mutex_lock(&list->lock);
+    hl_node *n = list->head.next;
+    for (; n != &list->head && failed == NULL; n = n->next) {
+        PyObject *task = (PyObject *)hl_container_of(n, TaskObject, node);
+        /* Nothing here runs foreign code, or drops a last reference while the lock is
+         * held: the list stays put. */
+        if (!hl_incref_try(task)) {
+            continue; /* its dealloc, in another thread, is about to take it off */
+        }
+        if (PyList_Append(out, task) < 0) {
+            failed = task;
+            break;
+        }
+        Py_DECREF(task);
+    }
+    hl_mutex_unlock(&list->lock);
+    Py_XDECREF(failed);
+    return failed == NULL ? 0 : -1;
+}
+
 /* Strong references to all, made without running foreign code; the caller, asyncio's
  * all_tasks() by way of _registry.py, filters by loop. */
 static PyObject *
 listed_tasks(PyObject *mod, PyObject *Py_UNUSED(ignored))
 {
     hl_state *st = hl_state_of(mod);
-    PyObject *list = PyList_New(0);
-    if (list == NULL) {
-        return NULL;
-    }
-    for (hl_node *n = st->tasks.next; n != &st->tasks; n = n->next) {
-        /* Nothing below runs foreign code or drops a reference: the list stays put. */
-        if (PyList_Append(list, (PyObject *)hl_container_of(n, TaskObject, node)) < 0) {
-            Py_DECREF(list);
-            return NULL;
+    PyObject *out = PyList_New(0);
+    for (int i = 0; out != NULL && i < HL_TASK_LISTS; i++) {
+        if (append_listed(out, &st->tasks[i]) < 0) {
+            Py_CLEAR(out);
         }
     }
-    return list;
+    return out;
 }
 
 /* For asyncio._unregister_task() on a task of ours; True when it was listed here. */

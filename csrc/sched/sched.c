@@ -1,5 +1,6 @@
 /* The scheduler: entries in, entries out, and what is flushed after each. */
-#include "sched/sched.h"
+#include "sched/inbox.h"
+
 #include "py/mem.h"
 
 #include <string.h>
@@ -25,6 +26,14 @@ hl_entry_drop(hl_entry e)
     Py_DECREF(hl_entry_object(e));
 }
 
+int
+hl_entry_visit(hl_entry e, visitproc visit, void *arg)
+{
+    Py_VISIT(hl_entry_object(e));
+    Py_VISIT(entry_argument(e));
+    return 0;
+}
+
 /* On failure nothing is left to be released but zeroed memory. */
 int
 hl_sched_init(hl_sched *s, hl_state *st)
@@ -36,6 +45,13 @@ hl_sched_init(hl_sched *s, hl_state *st)
         PyErr_NoMemory();
         return -1;
     }
+#if HL_FREE_THREADED
+    if (hl_inbox_init(&s->inbox) < 0) {
+        hl_ring_fini(&s->ready);
+        PyErr_NoMemory();
+        return -1;
+    }
+#endif
     return 0;
 }
 
@@ -52,6 +68,9 @@ hl_sched_clear(hl_sched *s)
     while (s->timers.len > 0) {
         Py_DECREF(hl_timer_handle(hl_heap_pop(&s->timers)));
     }
+#if HL_FREE_THREADED
+    hl_inbox_clear(&s->inbox);
+#endif
     while (s->n_flush > 0) {
         hl_entry e = s->flush[--s->n_flush];
         if (e.tagged != 0) {
@@ -69,6 +88,9 @@ hl_sched_fini(hl_sched *s)
     hl_sched_clear(s);
     hl_ring_fini(&s->ready);
     hl_heap_fini(&s->timers);
+#if HL_FREE_THREADED
+    hl_inbox_fini(&s->inbox);
+#endif
     free(s->flush);
     s->flush = NULL;
     s->cap_flush = 0;
@@ -81,10 +103,17 @@ hl_sched_traverse(hl_sched *s, visitproc visit, void *arg)
 {
     size_t n = s->ready.v == NULL ? 0 : hl_ring_len(&s->ready);
     for (size_t i = 0; i < n; i++) {
-        hl_entry *e = hl_ring_at(&s->ready, i);
-        Py_VISIT(hl_entry_object(*e));
-        Py_VISIT(entry_argument(*e));
+        int rc = hl_entry_visit(*hl_ring_at(&s->ready, i), visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
     }
+#if HL_FREE_THREADED
+    int in = hl_inbox_traverse(&s->inbox, visit, arg);
+    if (in != 0) {
+        return in;
+    }
+#endif
     for (size_t i = 0; i < s->timers.len; i++) {
         Py_VISIT(hl_timer_handle(s->timers.v[i].node));
     }
@@ -99,6 +128,15 @@ int
 hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg)
 {
     hl_entry e = {(uintptr_t)obj | (uintptr_t)kind, arg};
+#if HL_FREE_THREADED
+    if (!hl_sched_mine(s)) {
+        return hl_inbox_put(&s->inbox, e);
+    }
+    if (hl_sched_drain(s) < 0) {
+        hl_entry_drop(e);
+        return -1;
+    }
+#endif
     if (HL_UNLIKELY(s->ready.v == NULL || hl_ring_push(&s->ready, e.tagged, arg) < 0)) {
         hl_entry_drop(e);
         PyErr_NoMemory();

@@ -2,7 +2,8 @@
  *
  * It is the first member of every loop object, so a future finds it from its loop
  * pointer without a Python call.  All of it belongs to the thread that runs the loop;
- * under the GIL other threads may push (call_soon_threadsafe). */
+ * under the GIL other threads may push (call_soon_threadsafe), without one they go by
+ * the inbox. */
 #ifndef HL_SCHED_SCHED_H
 #define HL_SCHED_SCHED_H
 
@@ -35,9 +36,22 @@ hl_entry_kind(hl_entry e)
  * then leave run_forever(), anything else goes to the exception handler. */
 typedef int (*hl_cont_fn)(PyObject *self);
 
+#if HL_FREE_THREADED
+/* inbox.c */
+typedef struct {
+    hl_mutex lock;    /* for the queue, for sleeping, and for the wakeup descriptor */
+    uintptr_t runner; /* the thread that runs the loop, or 0 */
+    size_t waiting;   /* the queue's length, for a look without the lock */
+    hl_ring queue;
+} hl_inbox;
+#endif
+
 typedef struct hl_sched {
     hl_ring ready;
     hl_heap timers;
+#if HL_FREE_THREADED
+    hl_inbox inbox;
+#endif
     hl_state *st;
     bool plain; /* open, debug off, call_soon not overridden: nobody can tell a
                    direct push from loop.call_soon() */
@@ -106,6 +120,7 @@ int hl_sched_push(hl_sched *s, int kind, PyObject *obj, void *arg);
 int hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg);
 /* Drops an entry that will not run. */
 void hl_entry_drop(hl_entry e);
+int hl_entry_visit(hl_entry e, visitproc visit, void *arg);
 
 /* Have fn(obj) run as soon as the running callback or step returns to C.  0 or -1. */
 int hl_sched_flush_later(hl_sched *s, PyObject *obj, hl_cont_fn fn);

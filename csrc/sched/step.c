@@ -77,11 +77,11 @@ static int
 now_waiting(hl_state *st, TaskObject *t, PyObject *fut)
 {
     if (HL_LIKELY(!t->must_cancel)) {
-        Py_XSETREF(t->fut_waiter, fut);
+        HL_SETREF(t, t->fut_waiter, fut);
         return 0;
     }
     PyObject *waiter = Py_NewRef(fut);
-    Py_XSETREF(t->fut_waiter, fut);
+    HL_SETREF(t, t->fut_waiter, fut);
     PyObject *msg = Py_NewRef(t->cancel_msg == NULL ? Py_None : t->cancel_msg);
     int rc = hl_task_cancel_waiter(st, waiter, msg);
     Py_DECREF(msg);
@@ -309,7 +309,7 @@ raised(hl_state *st, TaskObject *t)
         return -1;
     }
     if (PyErr_GivenExceptionMatches(exc, st->i_CancelledError)) {
-        Py_XSETREF(t->cancelled_exc, exc);
+        HL_SETREF(t, t->cancelled_exc, exc);
         return hl_future_cancel(st, (PyObject *)t, NULL) < 0 ? -1 : 0;
     }
     rc = hl_future_set_exception(st, (PyObject *)t, exc);
@@ -371,7 +371,9 @@ hl_task_step(hl_state *st, TaskObject *t, PyObject *exc)
         }
     }
     /* Before the coroutine runs: dropping what it waited for may run foreign code. */
-    Py_CLEAR(t->fut_waiter);
+    if (t->fut_waiter != NULL) {
+        HL_SETREF(t, t->fut_waiter, NULL);
+    }
     if (HL_UNLIKELY(t->coro == NULL)) {
         PyErr_SetString(PyExc_RuntimeError, "uninitialized Task object");
         Py_XDECREF(made);

@@ -91,7 +91,7 @@ eager_start(hl_state *st, TaskObject *t)
     }
     if (t->state != HL_PENDING) {
         /* It will not run again: its frame is freed early. */
-        Py_XSETREF(t->coro, HL_NO_CORO);
+        HL_SETREF(t, t->coro, HL_NO_CORO);
     }
     return rc;
 }
@@ -103,7 +103,7 @@ make_name(hl_state *st, PyObject *name)
 {
     if (name == NULL || name == Py_None) {
         /* A number stands for "Task-N" until somebody asks, as in the base. */
-        return PyLong_FromUnsignedLongLong(++st->task_counter);
+        return PyLong_FromUnsignedLongLong(HL_COUNT(st->task_counter));
     }
     return PyUnicode_CheckExact(name) ? Py_NewRef(name) : PyObject_Str(name);
 }
@@ -352,8 +352,11 @@ Task_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
         Py_RETURN_FALSE;
     }
     t->num_cancels_requested++;
-    if (t->fut_waiter != NULL) {
-        PyObject *waiter = Py_NewRef(t->fut_waiter);
+    PyObject *waiter;
+    HL_LOCK(op);
+    waiter = Py_XNewRef(t->fut_waiter);
+    HL_UNLOCK();
+    if (waiter != NULL) {
         int rc = hl_task_cancel_waiter(t->st, waiter, msg);
         Py_DECREF(waiter);
         if (rc != 0) {
@@ -361,7 +364,7 @@ Task_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
         }
     }
     t->must_cancel = 1;
-    Py_XSETREF(t->cancel_msg, Py_NewRef(msg));
+    HL_SETREF(op, t->cancel_msg, Py_NewRef(msg));
     Py_RETURN_TRUE;
 }
 
@@ -440,6 +443,7 @@ Task_get_coro(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return or_none(AS_TASK(op)->coro);
 }
+HL_LOCKED_METHOD(Task_get_coro)
 
 static PyObject *
 Task_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -461,6 +465,7 @@ Task_get_name(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     return or_none(t->name);
 }
+HL_LOCKED_METHOD(Task_get_name)
 
 static PyObject *
 Task_set_name(PyObject *op, PyObject *value)
@@ -470,7 +475,7 @@ Task_set_name(PyObject *op, PyObject *value)
     if (text == NULL) {
         return NULL;
     }
-    Py_XSETREF(AS_TASK(op)->name, text);
+    HL_SETREF(op, AS_TASK(op)->name, text);
     Py_RETURN_NONE;
 }
 
@@ -524,10 +529,10 @@ static PyMethodDef task_methods[] = {
      METH_VARARGS | METH_KEYWORDS, "The frames of the task's stack."},
     {"print_stack", (PyCFunction)(void (*)(void))Task_print_stack,
      METH_VARARGS | METH_KEYWORDS, "Print the task's stack or traceback."},
-    {"get_coro", Task_get_coro, METH_NOARGS, "The coroutine the task runs."},
+    {"get_coro", HL_LOCKED(Task_get_coro), METH_NOARGS, "The coroutine the task runs."},
     {"get_context", Task_get_context, METH_NOARGS,
      "The contextvars.Context the task runs in."},
-    {"get_name", Task_get_name, METH_NOARGS, "The task's name."},
+    {"get_name", HL_LOCKED(Task_get_name), METH_NOARGS, "The task's name."},
     {"set_name", Task_set_name, METH_O, "Set the task's name, made a string."},
     {NULL, NULL, 0, NULL},
 };
