@@ -51,17 +51,19 @@ audited(void)
 static HL_COLD bool
 look_at_sockets(hl_state *st, PyTypeObject *cls)
 {
+    /* As in look_at_classes(): no yes that is older than the version. */
+    HL_RELEASE(st->socket_ok, false);
     (void)PyUnstable_Type_AssignVersionTag(cls);
     st->socket_version = cls->tp_version_tag;
     PyObject *names[] = {st->s___init__, st->s_close, st->s_setblocking, st->s_connect,
                          st->s_getsockopt};
     Py_ssize_t n = sizeof(names) / sizeof(*names);
-    st->socket_ok = PyTuple_GET_SIZE(st->i_socket_seen) == n;
-    for (Py_ssize_t i = 0; st->socket_ok && i < n; i++) {
-        st->socket_ok =
-            hl_type_lookup(cls, names[i]) == PyTuple_GET_ITEM(st->i_socket_seen, i);
+    bool ok = PyTuple_GET_SIZE(st->i_socket_seen) == n;
+    for (Py_ssize_t i = 0; ok && i < n; i++) {
+        ok = hl_type_lookup(cls, names[i]) == PyTuple_GET_ITEM(st->i_socket_seen, i);
     }
-    return st->socket_ok;
+    HL_RELEASE(st->socket_ok, ok);
+    return ok;
 }
 
 /* Is socket.socket the class that it was, with its methods? */

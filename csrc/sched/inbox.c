@@ -64,7 +64,7 @@ take_one(hl_sched *s, hl_entry e)
     hl_timer *node = (hl_timer *)e.arg;
     switch (hl_entry_kind(e)) {
     case KIND_TIMER:
-        return hl_heap_push(&s->timers, node);
+        return hl_heap_push(&s->timers, node); /* on failure its index stays */
     case KIND_UNTIMER:
         if (hl_heap_holds(&s->timers, node)) {
             hl_heap_remove(&s->timers, node);
@@ -138,6 +138,7 @@ int
 hl_sched_add_timer(hl_sched *s, PyObject *op, hl_timer *node)
 {
     if (!hl_sched_mine(s)) {
+        node->index = HL_HEAP_OUT - 1; /* in no heap, but on its way into one */
         return hl_inbox_put(&s->inbox, (hl_entry){(uintptr_t)op | KIND_TIMER, node});
     }
     if (hl_sched_drain(s) < 0 || hl_heap_push(&s->timers, node) < 0) {
