@@ -14,15 +14,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+from pathlib import Path
 
 import report
 from arms import ARMS, BASES, FLOOR, arm
 from floor import build, floor
 from results import Results, describe
 from rows import ROWS, Row, choose
-from runner import Cell, Failed, Setting, ask, take_turns
+from runner import Cell, Figures, Setting, ask, take_turns
+from servers import wrk
 
-USUAL = "scheduling,tasks,transports"
+USUAL = "scheduling,tasks,transports,servers,scale"
 
 
 def find_arms(names: list[str]) -> list[str]:
@@ -43,9 +46,11 @@ def measure_row(row: Row, arms: list[str], setting: Setting, at: str) -> dict[st
     """The row on every arm, and on the C program beside them if it has that row."""
     every = [*arms, FLOOR] if row.floor and build() else arms
 
-    def measure(name: str) -> dict[str, list[float]]:
+    def measure(name: str) -> Figures:
         if name == FLOOR:
             return floor(row.floor, setting.count or row.count, setting)
+        if row.work is None:
+            return wrk.ask(row.name, name, setting)
         return ask(row.name, name, setting)
 
     def progress(number: int, name: str) -> None:
@@ -57,21 +62,27 @@ def measure_row(row: Row, arms: list[str], setting: Setting, at: str) -> dict[st
         show_progress("")
 
 
-def measure_rows(rows: list[Row], results: Results, setting: Setting, path: str | None) -> None:
+def measure_rows(rows: list[Row], results: Results, setting: Setting, path: Path | None) -> None:
     """Measure, print and save, row by row: what is measured survives an interruption."""
     group = ""
     for index, row in enumerate(rows):
         if row.group != group:
             group = row.group
             print(report.head(group, results.arms, results.base), flush=True)
-        cells = measure_row(row, results.arms, setting, f"[{index + 1}/{len(rows)}]")
-        results.add(row.name, row.title, row.group, row.says, cells)
-        print(report.line(row.title, cells, results.arms, results.base), flush=True)
-        for name, cell in cells.items():
-            if cell.reason:
-                print(f"    {name}: {cell.reason[:200]}", flush=True)
+        at = f"[{index + 1}/{len(rows)}]"
+        cells = measure_row(row, results.arms, setting, at)
+        results.add(row, cells)
+        print("\n".join([report.line(results, row.name), *report.below(cells)]), flush=True)
         if path:
             results.save(path)
+
+
+def measurable(rows: list[Row]) -> list[Row]:
+    """Without the servers, aloud, where there is no load for them."""
+    if wrk.available() or not any(row.work is None for row in rows):
+        return rows
+    print("wrk is not on PATH (it is a package of that name): no servers", file=sys.stderr)
+    return [row for row in rows if row.work is not None]
 
 
 def parse() -> argparse.Namespace:
@@ -82,30 +93,32 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="measurements a process")
     parser.add_argument("--count", type=int, help="operations a measurement, for all rows")
     parser.add_argument("--limit", type=float, default=60, help="seconds a process may take")
+    parser.add_argument("--load", type=int, default=4, help="seconds of wrk a measurement")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--json", metavar="FILE", help="all figures, in nanoseconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
     parser.add_argument("--list", action="store_true", help="show the rows")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    rows = choose(options.rows, ROWS.values())
     if options.list:
-        for row in choose("*", ROWS.values()):
-            print(f"{row.group:12}{row.name:22}{row.title:28}{row.says}")
+        for row in ROWS.values():
+            print(f"{row.group:12}{row.name:24}{row.title:34}{row.says}")
         return
+    rows = measurable(choose(options.rows, ROWS.values()))
     arms = find_arms(options.arms.split(","))
-    if not arms:
-        raise SystemExit("none of these arms is installed here")
+    if not arms or not rows:
+        raise SystemExit("nothing to measure")
     base = next((name for name in BASES if name in arms), arms[0])
     results = Results(arms=arms, base=base, about=describe(arms))
-    setting = Setting(options.rounds, options.repeats, options.limit, options.cpu, options.count)
+    setting = Setting(
+        options.rounds, options.repeats, options.limit, options.load, options.cpu, options.count
+    )
     print(report.about(results.about, setting), flush=True)
-    try:
-        measure_rows(rows, results, setting, options.json)
-    except Failed as failed:
-        raise SystemExit(str(failed)) from None
+    start = time.monotonic()
+    measure_rows(rows, results, setting, options.json)
+    print(f"\n{len(rows)} rows in {(time.monotonic() - start) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

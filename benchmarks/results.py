@@ -7,17 +7,13 @@ import datetime
 import json
 import os
 import platform
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arms import arm
+from rows import Row
 from runner import Cell
-
-
-def median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
 
 
 def cpu_model() -> str:
@@ -45,23 +41,49 @@ def describe(arms: list[str]) -> dict[str, Any]:
 
 @dataclass
 class Results:
+    """`rows`: name -> title, group, operation, date and, for each arm, figures and reason."""
+
     arms: list[str]
     base: str
     about: dict[str, Any]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, name: str, title: str, group: str, says: str, cells: dict[str, Cell]) -> None:
-        self.rows[name] = {
-            "title": title,
-            "group": group,
-            "operation": says,
+    def add(self, row: Row, cells: dict[str, Cell]) -> None:
+        self.rows[row.name] = {
+            "title": row.title,
+            "group": row.group,
+            "operation": row.says,
             "arms": {arm: dataclasses.asdict(cell) for arm, cell in cells.items()},
         }
 
-    def save(self, path: str) -> None:
+    def cells(self, name: str) -> dict[str, Cell]:
+        return {arm: Cell(**cell) for arm, cell in self.rows[name]["arms"].items()}
+
+    def group(self, group: str) -> list[str]:
+        """The names of a group's rows."""
+        return [name for name, row in self.rows.items() if row["group"] == group]
+
+    def groups(self) -> list[str]:
+        return list(dict.fromkeys(row["group"] for row in self.rows.values()))
+
+    def ratio(self, name: str, arm: str, kind: str = "") -> float | None:
+        """The base's median over the arm's: above 1, the arm takes less."""
+        cells = self.cells(name)
+        if arm not in cells or self.base not in cells:
+            return None
+        own = cells[arm].median(kind) if kind else cells[arm].main()
+        other = cells[self.base].median(kind) if kind else cells[self.base].main()
+        return other / own if own and other else None
+
+    def save(self, path: Path) -> None:
         """As JSON; an interruption leaves the old file or the new one."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
-        aside = Path(path + ".new")
+        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        text = text.replace('}, "', '},\n"')
+        aside = path.with_name(path.name + ".new")
         aside.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
+        aside.write_text(text + "\n")
         aside.replace(path)
+
+
+def load(path: Path) -> Results:
+    return Results(**json.loads(path.read_text()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,13 +18,25 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+#: Values by kind, one a measurement: nanoseconds an operation by the clock ("wall") and of CPU
+#: time ("cpu"); "bytes" a thing; a server's "p99" in microseconds and "rss" in bytes.
+Figures = dict[str, list[float]]
+
+
 @dataclass
 class Cell:
-    """What an arm did on a row: nanoseconds an operation, one per measurement; or why nothing."""
+    """What an arm did on a row; or why nothing."""
 
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    figures: Figures = field(default_factory=dict)
     reason: str = ""
+
+    def median(self, kind: str) -> float | None:
+        values = self.figures.get(kind)
+        return statistics.median(values) if values else None
+
+    def main(self) -> float | None:
+        """What the table shows, the less the better: bytes, or nanoseconds by the clock."""
+        return self.median("bytes" if "bytes" in self.figures else "wall")
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Setting:
     rounds: int = 5
     repeats: int = 3
     seconds: float = 60.0  # that one process may take
+    load: int = 4  # seconds of wrk a measurement
     cpu: int | None = None
     count: int | None = None
 
@@ -81,7 +95,7 @@ def run(command: list[str], seconds: float, env: dict[str, str] | None = None) -
     return output
 
 
-def ask(row: str, arm: str, setting: Setting) -> dict[str, list[float]]:
+def ask(row: str, arm: str, setting: Setting) -> Figures:
     """A figure of a row on a loop."""
     command = [sys.executable, str(HERE / "worker.py"), row, arm]
     command += ["--repeats", str(setting.repeats)]
@@ -91,9 +105,9 @@ def ask(row: str, arm: str, setting: Setting) -> dict[str, list[float]]:
         command += ["--count", str(setting.count)]
     output = run(command, setting.seconds)
     try:
-        figures = json.loads(output.strip().splitlines()[-1])
-        return {"wall": figures["wall"], "cpu": figures["cpu"]}
-    except (ValueError, IndexError, KeyError, TypeError):
+        figures: Figures = json.loads(output.strip().splitlines()[-1])
+        return {str(kind): [*map(float, values)] for kind, values in figures.items()}
+    except (ValueError, IndexError, AttributeError, TypeError):
         raise Failed(f"printed no figure but {output.strip()[-80:]!r}") from None
 
 
@@ -104,7 +118,7 @@ def turns(arms: list[str], number: int) -> list[str]:
     return order[::-1] if number % 2 else order
 
 
-Measure = Callable[[str], dict[str, list[float]]]
+Measure = Callable[[str], Figures]
 
 
 def take_turns(
@@ -123,6 +137,6 @@ def take_turns(
             except Failed as failed:
                 cells[arm] = Cell(reason=str(failed))
             else:
-                cell.wall += figures["wall"]
-                cell.cpu += figures["cpu"]
+                for kind, values in figures.items():
+                    cell.figures.setdefault(kind, []).extend(values)
     return cells

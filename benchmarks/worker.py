@@ -17,14 +17,32 @@ import json
 import os
 
 from arms import LoopFactory, arm
-from rows import ROWS, Spent
-from rows.registry import Work
+from rows import ROWS, Grown, Spent
+from rows.registry import Row, Work
 
 
-def measure(work: Work, factory: LoopFactory, count: int) -> Spent:
+def measure(work: Work, factory: LoopFactory, count: int) -> Spent | Grown:
     """What one round takes on a new loop."""
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work(count))
+
+
+def figures(row: Row, factory: LoopFactory, count: int, repeats: int) -> dict[str, list[float]]:
+    """Nanoseconds an operation or bytes a thing, a value a repeat."""
+    assert row.work is not None
+    if not row.once:
+        measure(row.work, factory, max(1, count // 10))
+    found: dict[str, list[float]] = {}
+    for _ in range(1 if row.once else repeats):
+        gc.collect()
+        result = measure(row.work, factory, count)
+        if isinstance(result, Grown):
+            each = {"bytes": result.bytes / result.items}
+        else:
+            each = {"wall": result.wall / count * 1e9, "cpu": result.cpu / count * 1e9}
+        for kind, value in each.items():
+            found.setdefault(kind, []).append(value)
+    return found
 
 
 def main() -> None:
@@ -38,16 +56,9 @@ def main() -> None:
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
     row = ROWS[options.row]
-    count = options.count or row.count
     factory = arm(options.arm).factory()
-    measure(row.work, factory, max(1, count // 10))
-    wall, cpu = [], []
-    for _ in range(options.repeats):
-        gc.collect()
-        spent = measure(row.work, factory, count)
-        wall.append(spent.wall / count * 1e9)
-        cpu.append(spent.cpu / count * 1e9)
-    print(json.dumps({"wall": wall, "cpu": cpu}), flush=True)
+    found = figures(row, factory, options.count or row.count, options.repeats)
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner import Failed, Setting, run
+from runner import Failed, Figures, Setting, run
 
 SOURCE = Path(__file__).resolve().parent / "echo.c"
 PROGRAM = SOURCE.parents[2] / "build" / f"floor{os.environ.get('HOTLOOP_PLACE', '')}" / "echo"
@@ -33,12 +33,12 @@ def build() -> bool:
     return not done.returncode
 
 
-def floor(arguments: tuple[str, ...], count: int, setting: Setting) -> dict[str, list[float]]:
+def floor(arguments: tuple[str, ...], count: int, setting: Setting) -> Figures:
     """Figures as an arm's, in the same bounds and on the same CPU."""
     command = [str(PROGRAM), *arguments, str(count)]
     if setting.cpu is not None and shutil.which("taskset"):
         command = ["taskset", "-c", str(setting.cpu), *command]
-    figures: dict[str, list[float]] = {"wall": [], "cpu": []}
+    figures: Figures = {"wall": [], "cpu": []}
     for _ in range(setting.repeats):
         try:
             one = json.loads(run(command, setting.seconds))

@@ -2,9 +2,9 @@
 
 from importlib import import_module
 
-from rows.registry import ROWS, Row, Spent, choose
+from rows.registry import ROWS, Grown, Row, Spent, choose
 
-for _name in "scheduling tasks transports tls streams traffic processes more".split():
+for _name in "scheduling tasks transports tls streams traffic processes servers scale more".split():
     import_module(f"rows.{_name}")
 
-__all__ = ["ROWS", "Row", "Spent", "choose"]
+__all__ = ["ROWS", "Grown", "Row", "Spent", "choose"]

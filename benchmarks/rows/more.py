@@ -9,7 +9,7 @@ import tempfile
 from itertools import repeat
 
 from rows.registry import Spent, begin, row, since
-from rows.streams import echo_lines
+from rows.streams import echo_lines, readline_round_trips
 from rows.tls import client_context, server_context
 from rows.traffic import udp
 from rows.transports import port_of
@@ -83,6 +83,12 @@ async def bulk_streams(count: int) -> Spent:
 async def udp_burst(count: int) -> Spent:
     """A datagram there and back, fifty under way at a time."""
     return await udp(count, 512, 50)
+
+
+@row(GROUP, "streams_readline_x1", "streams readline, 1 at a time", 5_000)
+async def readline_one(count: int) -> Spent:
+    """A line of 100 bytes there and back through readline(), one under way at a time."""
+    return await readline_round_trips(count, 1)
 
 
 class _Bounce(asyncio.Protocol):

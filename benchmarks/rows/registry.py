@@ -11,7 +11,7 @@ import fnmatch
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 
 class Spent(NamedTuple):
@@ -35,7 +35,15 @@ def since(start: Spent) -> Spent:
     return Spent(time.perf_counter() - start.wall, cpu - start.cpu)
 
 
-Work = Callable[[int], Coroutine[Any, Any, Spent]]
+class Grown(NamedTuple):
+    """Bytes by which this process's resident memory grew, for `items` things made."""
+
+    bytes: int
+    items: int
+
+
+Work = Callable[[int], Coroutine[Any, Any, Spent | Grown]]
+W = TypeVar("W", bound=Work)
 
 
 @dataclass(frozen=True)
@@ -43,33 +51,43 @@ class Row:
     """One line of the table.
 
     `count` operations make one measurement. `floor` are the arguments of the C program that
-    does the same (floor/echo.c), for the rows that have one.
+    does the same (floor/echo.c), for the rows that have one. A row that sets up much is measured
+    `once` a process, and warms up by itself. A row of `servers` names the application instead
+    of a work.
     """
 
     name: str
     title: str
     group: str
     count: int
-    work: Work
+    says: str
+    work: Work | None = None
     floor: tuple[str, ...] = ()
-
-    @property
-    def says(self) -> str:
-        """What one operation is: the first line of the work's own words."""
-        return (self.work.__doc__ or "").strip().splitlines()[0]
+    once: bool = False
 
 
 ROWS: dict[str, Row] = {}
 
 
-def row(
-    group: str, name: str, title: str, count: int, floor: tuple[str, ...] = ()
-) -> Callable[[Work], Work]:
-    """Register a coroutine function as the work of a row."""
+def add(row: Row) -> None:
+    assert row.name not in ROWS, row.name
+    ROWS[row.name] = row
 
-    def register(work: Work) -> Work:
-        assert name not in ROWS
-        ROWS[name] = Row(name, title, group, count, work, floor)
+
+def row(
+    group: str,
+    name: str,
+    title: str,
+    count: int,
+    floor: tuple[str, ...] = (),
+    *,
+    once: bool = False,
+) -> Callable[[W], W]:
+    """Register a coroutine function as the work of a row; it says what one operation is."""
+
+    def register(work: W) -> W:
+        says = (work.__doc__ or "").strip().splitlines()[0]
+        add(Row(name, title, group, count, says, work, floor, once))
         return work
 
     return register

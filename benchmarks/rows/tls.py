@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import ssl
 import subprocess
@@ -14,15 +15,23 @@ from rows.registry import Spent, row
 from rows.transports import GROUP, KIB, Asker, Echo, port_of, round_trips
 
 
+@functools.cache
+def certificate() -> tuple[tempfile.TemporaryDirectory[str], str, str]:
+    """A certificate and its key, made now; the folder lasts as long as this process.
+
+    rsloop opens the files again when it makes a connection.
+    """
+    folder = tempfile.TemporaryDirectory()
+    cert, key = os.path.join(folder.name, "cert"), os.path.join(folder.name, "key")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    command += f" -days 1 -subj /CN=localhost -keyout {key} -out {cert}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return folder, cert, key
+
+
 def server_context() -> ssl.SSLContext:
-    """A context with a certificate that is made now."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:
-        key, cert = os.path.join(folder, "key"), os.path.join(folder, "cert")
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-        command += f" -days 1 -subj /CN=localhost -keyout {key} -out {cert}"
-        subprocess.run(command.split(), check=True, capture_output=True)
-        context.load_cert_chain(cert, key)
+    context.load_cert_chain(*certificate()[1:])
     return context
 
 
