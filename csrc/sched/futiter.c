@@ -37,9 +37,9 @@ hl_future_iter(PyObject *fut)
     return op;
 }
 
-/* The fast road of `await`: the interpreter calls am_send without making a
- * StopIteration. A pending future is yielded once with its flag set, which is how a
- * task tells `await` from a bare `yield`. */
+/* The road of a task that awaits a future directly, without a StopIteration. A pending
+ * future is yielded once with its flag set, which is how a task tells `await` from a
+ * bare `yield`. */
 static PySendResult
 Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 {
@@ -74,10 +74,14 @@ Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 }
 
 /* By an instance: a value that is a tuple, or an exception, must not be taken for
- * arguments. */
+ * arguments.  None has none, as with asyncio's futures. */
 static void
 set_stop_iteration(PyObject *value)
 {
+    if (value == Py_None) {
+        PyErr_SetNone(PyExc_StopIteration);
+        return;
+    }
     PyObject *exc = PyObject_CallOneArg(PyExc_StopIteration, value);
     if (exc != NULL) {
         PyErr_SetObject(PyExc_StopIteration, exc);
@@ -85,23 +89,32 @@ set_stop_iteration(PyObject *value)
     }
 }
 
-/* The protocol for whoever drives a coroutine by hand: the result comes as
- * StopIteration. */
+/* What `await` in a coroutine calls: the interpreter uses am_send of generators and
+ * coroutines alone.  The result comes as StopIteration, whose making and unmaking cost
+ * more than all the rest; for None, which most futures are about, the slot's protocol
+ * has an end without an exception. */
 static PyObject *
 Iter_next(PyObject *op)
 {
     PyObject *out;
     if (Iter_send_slot(op, Py_None, &out) == PYGEN_RETURN) {
-        set_stop_iteration(out);
+        if (out != Py_None) {
+            set_stop_iteration(out);
+        }
         Py_CLEAR(out);
     }
     return out;
 }
 
+/* The protocol for whoever drives a coroutine by hand. */
 static PyObject *
 Iter_send(PyObject *op, PyObject *Py_UNUSED(value))
 {
-    return Iter_next(op); /* a future does not care what is sent to it */
+    PyObject *out = Iter_next(op); /* a future does not care what is sent to it */
+    if (out == NULL && !PyErr_Occurred()) {
+        set_stop_iteration(Py_None);
+    }
+    return out;
 }
 
 /* throw(exc), or the deprecated throw(type, value, traceback). asyncio's iterator of

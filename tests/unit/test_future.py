@@ -478,6 +478,21 @@ def test_iterator_of_a_finished_future(anyloop):
         next(iter(failed))
 
 
+@pytest.mark.parametrize("answer", [None, 0, "text"])
+@pytest.mark.parametrize("drive", [next, lambda i: i.send(None), lambda i: i.__next__()])
+def test_a_driver_by_hand_sees_asyncios_stop_iteration(anyloop, drive, answer):
+    future = anyloop.create_future()
+    future.set_result(answer)
+    iterator = iter(future)
+    with pytest.raises(StopIteration) as caught:
+        drive(iterator)
+    assert caught.value.value == answer
+    assert caught.value.args == (() if answer is None else (answer,))
+    with pytest.raises(StopIteration) as caught:
+        next(iterator)  # exhausted
+    assert caught.value.args == ()
+
+
 @pytest.mark.parametrize("answer", [None, 0, (), (1,), StopIteration(4), ValueError("v")])
 def test_any_value_is_a_result(anyloop, answer):
     async def main():
