@@ -83,9 +83,9 @@ class Process:
         self.errors.append(text)
         print(f"soak: {text}", flush=True)
 
-    async def finish(self) -> None:
+    async def finish(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(seconds + PATIENCE):
                 code = await self.process.wait()
                 await asyncio.gather(*self.readers)
         except TimeoutError:
@@ -167,13 +167,15 @@ async def main(args: Any) -> int:
             asyncio.create_task(signals([*hot, *stock])),
             asyncio.create_task(progress(everyone)),
         ]
-        await asyncio.gather(*(one.finish() for one in [*hot[1:], *stock[1:], few]))
+        await asyncio.gather(
+            *(one.finish(args.minutes * 60) for one in [*hot[1:], *stock[1:], few])
+        )
         for helper in helpers:
             helper.cancel()
         for serving in (hot[0], stock[0]):
             if serving.process.returncode is None:
                 serving.process.terminate()
-        await asyncio.gather(hot[0].finish(), stock[0].finish())
+        await asyncio.gather(hot[0].finish(0), stock[0].finish(0))
 
     for clients in (hot[1:], stock[1:]):
         held = sum(least_held(one, one.samples[-1].get("held", 0)) for one in clients)
