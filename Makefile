@@ -16,7 +16,7 @@
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
 #   make format       puts C and Python into the project's format
 #   make regressions  bugs that other loops shipped; LOOP=uvloop: on that loop, which does it fail?
-#   make bench        benchmarks against asyncio, uvloop and rloop
+#   make bench        benchmarks beside asyncio, uvloop, zuvloop, rloop and rsloop
 #   make wheel        a wheel built by profile (PGO, LTO) into dist/, at work where no compiler is
 #   make package      an sdist, a wheel built from it, and that wheel at work
 #   make full         all of these but bench
@@ -136,7 +136,7 @@ lint: $(INSTALLED) $(LINTERS)
 	@$(BIN)/python tools/lint
 
 format: $(LINTERS)
-	$(BIN)/clang-format -i $$(find csrc tests/c tests/fuzz -name '*.[ch]')
+	$(BIN)/clang-format -i $$(find csrc tests/c tests/fuzz benchmarks -name '*.[ch]')
 	$(BIN)/ruff check -q --fix $(PYTHON_TREES)
 	$(BIN)/ruff format -q $(PYTHON_TREES)
 
@@ -205,9 +205,57 @@ soak: $(INSTALLED)
 	@$(BIN)/python tests/soak/run.py --minutes $(MINUTES) --connections $(CONNECTIONS) \
 	    --report build/soak-$(TAG).json
 
-bench: $(INSTALLED)
-	@$(PIP) install '.[bench]'
-	@$(BIN)/python benchmarks/compare.py
+# ---- benchmarks ----------------------------------------------------------------------------
+
+# In an environment of its own: an optimised build (by profile: HOTLOOP_PGO=1) and its peers.
+#   make bench WORKLOADS="call_soon,tcp*" ROUNDS=9 ARMS=uvloop,hotloop    a part
+#   make bench QUICK=1            scheduling, tasks and transports in about ten minutes
+#   make bench-readme             all, into README.md and docs/benchmarks/
+#   make bench-published          that on PY and on Python 3.14 (tools/next.sh)
+#   make bench-check              the tests of the benchmarks
+BENCH := $(VENV)-bench
+BENCH_OUT := build/bench-$(TAG)
+ifdef QUICK
+WORKLOADS ?= scheduling,tasks,transports
+ROUNDS ?= 3
+REPEATS ?= 2
+endif
+BENCH_OPTIONS := $(if $(WORKLOADS),--rows "$(WORKLOADS)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
+    $(if $(REPEATS),--repeats $(REPEATS)) $(if $(ARMS),--arms "$(ARMS)") --json $(BENCH_OUT)/results.json
+
+$(BENCH)/.ready: pyproject.toml benchmarks/install.py
+	@$(need_compiler)
+	@python=$$(tools/find-python $(PY)) && \
+	    echo "hotloop: making $(BENCH) with $$("$$python" --version), loops and servers to compare with" && \
+	    "$$python" -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install --upgrade "setuptools>=77"
+	@$(BENCH)/bin/python benchmarks/install.py
+	@touch $@
+
+$(BENCH)/.installed: $(BENCH)/.ready $(SOURCES)
+	@echo "hotloop: building and installing into $(BENCH)"
+	@rm -rf build/install-bench-$(TAG)/lib*
+	@printf '[build]\nbuild_base = %s\n' build/install-bench-$(TAG) >$(BENCH)/build.cfg
+	@DIST_EXTRA_CONFIG=$(CURDIR)/$(BENCH)/build.cfg $(BENCH)/bin/python -m pip -qq \
+	    --disable-pip-version-check install --no-build-isolation -C--global-option=-q .
+	@touch $@
+
+.PHONY: bench-check bench-readme bench-published
+# The tests of the benchmarks, here without one that is skipped.
+bench-check: $(BENCH)/.installed
+	@$(BENCH)/bin/python -m pip -qq --disable-pip-version-check install pytest hypothesis trustme
+	$(BENCH)/bin/python -m pytest -q tests/tools/test_benchmarks.py $(PYTEST)
+
+bench: $(BENCH)/.installed
+	@$(BENCH)/bin/python benchmarks/compare.py $(BENCH_OPTIONS)
+	@$(BENCH)/bin/python benchmarks/publish.py $(BENCH_OUT)/results.json --charts $(BENCH_OUT)
+
+bench-readme: $(BENCH)/.installed
+	@$(BENCH)/bin/python benchmarks/compare.py $(BENCH_OPTIONS)
+	@$(BENCH)/bin/python benchmarks/publish.py $(BENCH_OUT)/results.json
+
+bench-published: bench-readme
+	@tools/next.sh run make bench-readme PY=python3.14 $(foreach name,WORKLOADS ROUNDS REPEATS ARMS,$(if $($(name)),$(name)="$($(name))"))
 
 # Installed into a bare environment, without compiler or headers in reach, then the guide.
 wheel: $(READY)

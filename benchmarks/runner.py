@@ -69,30 +69,33 @@ def why(code: int, errors: str) -> str:
     return last or f"exit code {code}"
 
 
-def run(command: list[str], seconds: float, env: dict[str, str] | None = None) -> str:
+def run(command: list[str], seconds: float) -> str:
     """What a program prints. Its own children end with it, however it ends."""
-    child = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=env,
-    )
-    try:
-        output, errors = child.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"nothing within {seconds:.0f} s") from None
-    finally:
+    ) as child:
         try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        child.wait()
+            output, errors = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"nothing within {seconds:.0f} s") from None
+        finally:
+            kill_group(child.pid)
     if child.returncode:
         raise Failed(why(child.returncode, errors))
     return output
+
+
+def kill_group(pid: int) -> None:
+    """End a process that leads a session, and all that it started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def ask(row: str, arm: str, setting: Setting) -> Figures:

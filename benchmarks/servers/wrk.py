@@ -6,7 +6,6 @@ import os
 import re
 import selectors
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from runner import HERE, Failed, Figures, Setting, run, why
+from runner import HERE, Failed, Figures, Setting, kill_group, run, why
 
 CONNECTIONS = 50
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
@@ -110,8 +109,5 @@ def ask(app: str, arm: str, setting: Setting) -> Figures:
                 said = errors.read().decode(errors="replace")
                 raise Failed(why(server.returncode, said)) from None
         finally:
-            try:
-                os.killpg(server.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            kill_group(server.pid)
             server.communicate()

@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LINT = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
+C_TREES = ["csrc", "tests/c", "tests/fuzz", "benchmarks"]
 PYTHON_TREES = ["python", "tests", "tools", "examples", "benchmarks", "setup.py"]
 
 
@@ -43,7 +44,9 @@ def ruff() -> bool:
 
 
 def mypy() -> bool:
-    return run(BIN / "mypy", "--strict", "python/hotloop", "tests/types")
+    typed = run(BIN / "mypy", "--strict", "python/hotloop", "tests/types")
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks").rglob("*.py"))
+    return run(BIN / "mypy", "--strict", *files, MYPYPATH="benchmarks:python") and typed
 
 
 def stubs() -> bool:
@@ -53,10 +56,10 @@ def stubs() -> bool:
 
 
 def clang_format() -> bool:
-    command = [str(BIN / "clang-format"), "--dry-run", "-Werror", *c_files("csrc", "tests/c", "tests/fuzz")]
+    command = [str(BIN / "clang-format"), "--dry-run", "-Werror", *c_files(*C_TREES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     named = {line.partition(":")[0] for line in done.stderr.splitlines()}
-    for name in sorted(named.intersection(c_files("csrc", "tests/c", "tests/fuzz"))):
+    for name in sorted(named.intersection(c_files(*C_TREES))):
         print(f"    {name} is not in format (make format)")
     return done.returncode == 0
 

@@ -1,0 +1,84 @@
+"""Bar charts as SVG, one per group: how many times the base arm's speed, on a logarithmic axis."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from results import Results
+
+COLOURS = {
+    "asyncio": "#9aa0a6",
+    "uvloop": "#4c78a8",
+    "zuvloop": "#b279a2",
+    "rloop": "#f2b134",
+    "rsloop": "#72b7b2",
+    "hotloop": "#e4572e",
+}
+SPARE = ["#54a24b", "#9c755f", "#bab0ac"]
+
+
+def colour(arm: str, index: int) -> str:
+    return COLOURS.get(arm, SPARE[index % len(SPARE)])
+
+
+def draw(results: Results, group: str, path: Path) -> None:
+    """A group's chart; without matplotlib there is none, and ImportError says so."""
+    matplotlib: Any = importlib.import_module("matplotlib")
+    matplotlib.use("svg")
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "hotloop", "font.size": 9}
+    with matplotlib.rc_context(settings):
+        figure = chart(pyplot, results, group)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def chart(pyplot: Any, results: Results, group: str) -> Any:
+    names = results.group(group)
+    arms = [arm for arm in results.arms if arm != results.base]
+    thick = 0.8 / max(1, len(arms))
+    figure, axes = pyplot.subplots(figsize=(8, 0.8 + len(names) * (0.18 + 0.09 * len(arms))))
+    for index, arm in enumerate(arms):
+        found = [(place, results.ratio(name, arm)) for place, name in enumerate(names)]
+        bars = [(place, ratio) for place, ratio in found if ratio]
+        axes.barh(
+            [place + (index - (len(arms) - 1) / 2) * thick for place, _ in bars],
+            [ratio - 1 for _, ratio in bars],
+            thick,
+            left=1,
+            color=colour(arm, index),
+            label=arm,
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(pyplot.FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.set_yticks(range(len(names)), [results.rows[name]["title"] for name in names])
+    axes.invert_yaxis()
+    axes.axvline(1, color="#4c78a8", linewidth=1)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    about = results.about
+    axes.set_title(
+        f"{group}: times as fast as {results.base} (Python {about['python']}, {about['date']})",
+        loc="left",
+        fontsize=10,
+    )
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def draw_all(results: Results, folder: Path, prefix: str = "") -> list[Path]:
+    """A chart a group; none, aloud, where matplotlib is missing."""
+    paths = []
+    for group in results.groups():
+        path = folder / f"{prefix}{group}.svg"
+        try:
+            draw(results, group, path)
+        except ImportError as missing:
+            print(f"no charts: {missing}")
+            return []
+        paths.append(path)
+    return paths
