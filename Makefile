@@ -11,6 +11,7 @@
 #   make fuzz         the fuzz targets, SECONDS=60 of each; TARGET="fdtab tls": those only
 #   make soak         all kinds of load at once, MINUTES=1 with CONNECTIONS=1000 held meanwhile
 #   make asan         the suite under AddressSanitizer and UBSan
+#   make faults       fails each system call and allocation in turn; FAULTS=short: a part, in a minute
 #   make debug        the suite with C assertions on
 #   make refleak      the scheduler's tests over and over, on a Python that counts references
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
@@ -164,6 +165,16 @@ asan: $(INSTALLED)
 
 debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
+
+# A build of its own, in which any call can be told to fail: see tests/faults/sweep.py.
+FAULTS ?= long
+.PHONY: faults
+faults: $(INSTALLED)
+	@echo "hotloop: building for faults"
+	@rm -rf build/faults-$(TAG)/lib
+	@CFLAGS="-O1 -g -UNDEBUG -DHL_FAULTS" $(BIN)/python setup.py -q build --build-base build/faults-$(TAG) \
+	    --build-lib build/faults-$(TAG)/lib
+	PYTHONPATH=$(CURDIR)/build/faults-$(TAG)/lib $(BIN)/python tests/faults/sweep.py --$(FAULTS) $(SWEEP)
 
 # For a debug build of Python: PY=python3.14-dbg. Each test several times, so not all of them:
 # make refleak REFLEAK="tests/unit tests/net tests/proc tests/tls" takes an hour.

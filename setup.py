@@ -2,7 +2,7 @@
 
 Environment:
   CC, CFLAGS       as usual. CFLAGS comes after our own flags, so that `-O1 -g -UNDEBUG` wins;
-                   an -O or -fsanitize in it also turns link-time optimisation off.
+                   an -O or -fsanitize in it also turns link-time optimisation and hardening off.
   HOTLOOP_WERROR   set to 1: warnings are errors.
   HOTLOOP_PGO      set to 1: built twice, the second time by the profile of benchmarks/train.py,
                    which runs on the first (gcc; it takes a minute or two more).
@@ -42,18 +42,25 @@ FLAGS = (
 ).split()
 OPTIONAL_FLAGS = ["-fno-semantic-interposition"]
 LTO_FLAGS = ["-flto=auto", "-flto"]  # the first that this compiler and its linker can do
+# In a build that is released: checked copies, canaries on stacks, and tables that cannot be
+# overwritten once they are linked. Each only where the compiler has it.
+HARDENING = [
+    ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"],
+    ["-fstack-protector-strong"],
+]
+HARDENING_LINK = ["-Wl,-z,relro", "-Wl,-z,now"]
 
 
 def relative(pattern):
     return sorted(str(path.relative_to(ROOT)) for path in CSRC.glob(pattern))
 
 
-def can_link(compiler, flag):
-    """Does `compiler` build a shared object with `flag`? Asked, since clang may lack the plugin."""
+def can_link(compiler, *flags):
+    """Does `compiler` build a shared object with them? Asked, since clang may lack the plugin."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("int hl_probe(void);\nint hl_probe(void) { return 0; }\n")
-        command = [*compiler, flag, "-Werror", "-fPIC", "-shared"]
+        command = [*compiler, "-O2", *flags, "-Werror", "-fPIC", "-shared"]
         done = subprocess.run(
             [*command, str(source), "-o", str(Path(folder, "probe.so"))],
             stdout=subprocess.DEVNULL,
@@ -115,6 +122,11 @@ class BuildCore(build_ext):
             lto = next((flag for flag in LTO_FLAGS if can_link(driver, flag)), None)
             if lto is not None:
                 flags, link = [*flags, lto], ["-O3", lto]
+            for hardening in HARDENING:
+                if can_link(driver, *hardening):
+                    flags, link = [*flags, *hardening], [*link, *hardening]
+            if can_link(driver, *HARDENING_LINK):
+                link += HARDENING_LINK
         if os.environ.get("HOTLOOP_WERROR") == "1":
             flags.append("-Werror")
         extension.extra_compile_args = flags + user

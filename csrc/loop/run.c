@@ -99,7 +99,7 @@ ask_poller(LoopObject *self, int64_t timeout)
         n = 0; /* the signal is looked at by the caller */
     }
     if (n < 0) {
-        return hl_raise_int(n);
+        return hl_raise_errno(-n);
     }
     if (n > 0) {
         n = take_wakeup(self, fired, n);

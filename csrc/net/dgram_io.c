@@ -106,7 +106,7 @@ receive(DatagramTransport *t, PyObject **data, PyObject **addr)
     ssize_t n =
         hl_sys_recvfrom(*t->live_fd, buf, HL_READ_MAX, MSG_DONTWAIT, &from.any, &len);
     if (n < 0) {
-        return hl_would_block(errno) ? 0 : hl_raise_int(-errno);
+        return hl_would_block(errno) ? 0 : hl_raise_errno(errno);
     }
     *data = PyBytes_FromStringAndSize((char *)buf, n);
     *addr = *data == NULL ? NULL : address_of(t, &from, len);
@@ -356,7 +356,7 @@ transmit(DatagramTransport *t, PyObject *data, PyObject *addr)
                                         &t->at.any, t->at_len);
     int err = n < 0 ? errno : 0;
     PyBuffer_Release(&view);
-    return n >= 0 ? 1 : hl_would_block(err) ? 0 : hl_raise_int(-err);
+    return n >= 0 ? 1 : hl_would_block(err) ? 0 : hl_raise_errno(err);
 }
 
 /* From 3.13 on asyncio counts a header for each datagram, so that empty ones fill the

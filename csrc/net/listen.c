@@ -265,8 +265,7 @@ accept_failed(Listener *l, int err)
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
-        errno = err; /* an OSError for ENOMEM too, as accept() raises it */
-        (void)PyErr_SetFromErrno(PyExc_OSError);
+        (void)hl_raise_errno(err);
         return back_off(l);
     default:
         break;
@@ -275,7 +274,7 @@ accept_failed(Listener *l, int err)
     if (err == EBADF || err == EINVAL || err == ENOTSOCK || err == EOPNOTSUPP) {
         unwatch(l); /* no socket that listens any more: it would fail for ever */
     }
-    (void)hl_raise_int(-err);
+    (void)hl_raise_errno(err);
     int rc = hl_report(l->st, loop, "socket.accept() failed", NULL, NULL, NULL, NULL);
     Py_DECREF(loop);
     return rc;

@@ -109,7 +109,7 @@ check_kind(PipeTransport *t)
 {
     struct stat sb;
     if (hl_sys_fstat(t->fd, &sb) < 0) {
-        return hl_raise_int(-errno);
+        return hl_raise_errno(errno);
     }
     t->hangup = S_ISFIFO(sb.st_mode) || S_ISSOCK(sb.st_mode);
     if (!t->hangup && !S_ISCHR(sb.st_mode)) {
@@ -130,7 +130,7 @@ set_nonblocking(int fd)
     int flags = hl_sys_fcntl(fd, F_GETFL, 0);
     if (flags < 0 ||
         (!(flags & O_NONBLOCK) && hl_sys_fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
-        return hl_raise_int(-errno);
+        return hl_raise_errno(errno);
     }
     return 0;
 }

@@ -56,7 +56,7 @@ on_recv_error(StreamTransport *t, int err)
     if (hl_would_block(err)) {
         return 0;
     }
-    (void)hl_raise_int(-err);
+    (void)hl_raise_errno(err);
     return hl_stream_fatal(t, "Fatal read error on socket transport");
 }
 

@@ -38,7 +38,7 @@ on_read_error(PipeTransport *t, int err)
         return 0;
     }
     if (!PyErr_Occurred()) {
-        (void)hl_raise_int(-err);
+        (void)hl_raise_errno(err);
     }
     return hl_pipe_fatal(t, "Fatal read error on pipe transport", err);
 }

@@ -66,7 +66,7 @@ on_write_error(PipeTransport *t, int err)
     hl_wqueue_clear(&t->out);
     t->conn_lost++;
     hl_transport_stop_writing(HL_TRANSPORT(t));
-    (void)hl_raise_int(-err);
+    (void)hl_raise_errno(err);
     return hl_pipe_fatal(t, "Fatal write error on pipe transport", err);
 }
 

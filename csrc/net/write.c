@@ -84,7 +84,7 @@ after_flush(StreamTransport *t, int rc)
     if (rc == -EAGAIN) {
         return begin_waiting(t);
     }
-    (void)hl_raise_int(rc);
+    (void)hl_raise_errno(-rc);
     return hl_stream_fatal(t, "Fatal write error on socket transport");
 }
 
@@ -397,7 +397,7 @@ hl_stream_writelines(PyObject *self, PyObject *list)
 static int
 shut_down(StreamTransport *t)
 {
-    return hl_sys_shutdown(*t->live_fd, SHUT_WR) < 0 ? hl_raise_int(-errno) : 0;
+    return hl_sys_shutdown(*t->live_fd, SHUT_WR) < 0 ? hl_raise_errno(errno) : 0;
 }
 
 /* Held bytes go first; those that wait for room put the half-close off, and
@@ -433,7 +433,7 @@ on_send_error(StreamTransport *t, int err)
     PyObject *empty = Py_XNewRef(t->empty_waiter);
     hl_stream_stop_writing(t);
     hl_wqueue_clear(&t->out);
-    (void)hl_raise_int(err);
+    (void)hl_raise_errno(-err);
     PyObject *exc = PyErr_GetRaisedException();
     PyErr_SetRaisedException(Py_NewRef(exc));
     int rc = hl_stream_fatal(t, "Fatal write error on socket transport");

@@ -22,6 +22,14 @@ hl_raise_int(int rc)
     return -1;
 }
 
+int
+hl_raise_errno(int err)
+{
+    errno = err;
+    (void)PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
 /* One more entry of a context, if there is one: a NULL value is left out, as asyncio
  * leaves out what it does not know. */
 static int

@@ -8,6 +8,9 @@
  * -ENOMEM.  Two forms, so that callers can write `return hl_raise(rc);`. */
 PyObject *hl_raise(int rc);
 int hl_raise_int(int rc);
+/* Sets the OSError for what a system call left in errno, ENOMEM included: the kernel
+ * has no memory then, and asyncio's calls say so.  Always -1. */
+int hl_raise_errno(int err);
 
 /* Is the exception that is set one that must leave run_forever()? */
 static inline bool

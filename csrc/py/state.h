@@ -194,8 +194,13 @@
     X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
     X(CertificateError, "ssl", "CertificateError")
 
-/* Objects kept per free list: none where threads would have to share them. */
+/* Objects kept per free list: none where threads would have to share them, and none
+ * where making one is to fail. */
+#ifdef HL_FAULTS
+#define HL_FREE_MAX 0
+#else
 #define HL_FREE_MAX (HL_FREE_THREADED ? 0 : 1024)
+#endif
 
 typedef struct {
     PyObject *v[HL_FREE_MAX + 1];

@@ -306,11 +306,11 @@ class NetMixin(Base):
                 _bind_local(sock, family, local_infos, mine)
             await self.sock_connect(sock, address)
         except BaseException as exc:
+            if isinstance(exc, OSError):
+                mine.append(exc)  # before close(), which can fail as well
             if sock is not None:
                 made.remove(sock)
                 sock.close()
-            if isinstance(exc, OSError):
-                mine.append(exc)
             raise
         finally:
             errors = mine = None  # type: ignore[assignment]  # cycles with the tracebacks
@@ -340,7 +340,9 @@ class NetMixin(Base):
                     functools.partial(self._connect_sock, made, errors, info, local_infos)
                     for info in infos
                 )
-                winner, _, _ = await staggered.staggered_race(attempts, delay, loop=self)
+                winner, _, raised = await staggered.staggered_race(attempts, delay, loop=self)
+                if winner is None and not any(errors):  # it was no OSError: out of memory, say
+                    raise next(exc for exc in raised if exc is not None)
             if winner is None:
                 _raise_connect_errors([exc for some in errors for exc in some], all_errors)
                 raise AssertionError("not reached")
@@ -848,6 +850,10 @@ class NetMixin(Base):
                     info = os.stat(name)
                 except FileNotFoundError:
                     pass
+                except BaseException:
+                    if ours:
+                        sock.close()
+                    raise
                 else:
                     if self._unix_server_sockets is None:
                         self._unix_server_sockets = {}

@@ -59,7 +59,11 @@ def _try(future: asyncio.Future[Any], call: Callable[..., Any], *args: Any) -> N
 
 def _accept(sock: socket.socket) -> tuple[socket.socket, Any]:
     conn, address = sock.accept()
-    conn.setblocking(False)
+    try:
+        conn.setblocking(False)
+    except BaseException:
+        conn.close()
+        raise
     return conn, address
 
 

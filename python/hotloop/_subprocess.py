@@ -9,6 +9,7 @@ cannot hit a stranger that got its pid.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import subprocess
@@ -33,6 +34,8 @@ _PUBLISHES_AT_ONCE: bool = sys.version_info >= (3, 14)
 class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
     """asyncio's, which leaves open how a child is started."""
 
+    _gone: asyncio.Future[None] | None = None  # for a child that nobody was connected to
+
     def _start(
         self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int,
         **kwargs: Any,
@@ -41,6 +44,23 @@ class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
             args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr,
             universal_newlines=False, bufsize=bufsize, **kwargs,
         )  # fmt: skip
+
+    def _process_exited(self, returncode: int) -> None:
+        super()._process_exited(returncode)
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+
+    async def _ended_unconnected(self) -> None:
+        """Waits for the child after its pipes could not be connected.
+
+        Up to some 3.13 asyncio's _wait() would wait for ever: for a pipe that never was, too.
+        """
+        for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
+            if file is not None and self._pipes.get(fd) is None:
+                file.close()
+        if self._returncode is None:
+            self._gone = self._loop.create_future()
+            await self._gone
 
 
 def _check_popen(
@@ -192,7 +212,7 @@ class SubprocessMixin(Base):
             raise
         except BaseException:
             transport.close()
-            await transport._wait()
+            await transport._ended_unconnected()
             raise
         return transport
 
@@ -215,7 +235,7 @@ class SubprocessMixin(Base):
             return False
         try:
             self.add_reader(pidfd, self._pidfd_ready, pidfd, transport, proc)
-        except (ValueError, OSError):  # a number too high for select(), no memory in the kernel
+        except (ValueError, OSError, MemoryError):  # too high a number for select(), no memory
             os.close(pidfd)
             return False
         if self._pidfds is None:
@@ -227,7 +247,8 @@ class SubprocessMixin(Base):
         self.remove_reader(pidfd)
         if self._pidfds is not None:
             self._pidfds.discard(pidfd)
-        os.close(pidfd)
+        with contextlib.suppress(OSError):  # closed even so; the child's end must be told
+            os.close(pidfd)
         if _PUBLISHES_AT_ONCE:
             transport._process_exited(_reap(proc))
         else:  # in a turn of its own: what asyncio's child watchers do, and programs see the order
