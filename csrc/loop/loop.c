@@ -54,7 +54,15 @@ connects(LoopObject *self, PyObject *dict)
             return false;
         }
     }
-    return !overridden(self, dict, st->s_create_future);
+    PyObject *in_c[] = {st->s_create_future,  st->s__add_reader,
+                        st->s__add_writer,    st->s__remove_reader,
+                        st->s__remove_writer, st->s__ensure_fd_no_transport};
+    for (size_t i = 0; i < sizeof(in_c) / sizeof(*in_c); i++) {
+        if (overridden(self, dict, in_c[i])) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Called whenever something may have been overridden: an attribute set on the instance,
@@ -77,6 +85,16 @@ hl_loop_refresh(LoopObject *self)
     (void)PyUnstable_Type_AssignVersionTag(Py_TYPE(self));
     self->type_version = Py_TYPE(self)->tp_version_tag;
     PyErr_SetRaisedException(saved);
+}
+
+bool
+hl_loop_connects(LoopObject *self)
+{
+    unsigned int tag = Py_TYPE(self)->tp_version_tag;
+    if (HL_UNLIKELY(tag != self->type_version || tag == 0)) {
+        hl_loop_refresh(self);
+    }
+    return self->sched.plain && self->connects;
 }
 
 /* Programs and test suites set call_soon, time and the like on the instance.  Setting

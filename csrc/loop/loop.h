@@ -26,12 +26,12 @@ typedef struct {
     hl_fdid signal_old; /* for hl_signals_leave() */
     unsigned long thread_id; /* of the running thread; 0: not running */
     bool closed, stopping;
-    bool connects;        /* what create_connection() calls is our own: net/connect.c */
-    bool time_overridden; /* a subclass or an instance has a time() of its own */
-    bool call_at_overridden;       /* the same for call_at() */
-    unsigned int type_version;     /* tp_version_tag for which the flags were found */
-    PyObject *task_factory;        /* owned or NULL */
-    PyObject *current_handle;      /* owned or NULL: what runs now, in debug mode */
+    bool connects;             /* see hl_loop_connects() */
+    bool time_overridden;      /* a subclass or an instance has a time() of its own */
+    bool call_at_overridden;   /* the same for call_at() */
+    unsigned int type_version; /* tp_version_tag for which the flags were found */
+    PyObject *task_factory;    /* owned or NULL */
+    PyObject *current_handle;  /* owned or NULL: what runs now, in debug mode */
     double slow_callback_duration; /* seconds */
     uint64_t turns;
     uint64_t last_poll;     /* hl_clock_ticks() when the poller was asked last */
@@ -101,6 +101,9 @@ extern PyMethodDef hl_calls_methods[]; /* call_soon, call_later, create_task, ..
 /* ---- loop.c ---- */
 /* Finds out anew what is overridden, and with it sched.plain. */
 void hl_loop_refresh(LoopObject *self);
+/* Are the methods by which asyncio connects and watches sockets all our own, right now,
+ * and is the loop plain? */
+bool hl_loop_connects(LoopObject *self);
 int hl_loop_exec(PyObject *mod, hl_state *st);
 /* Adds methods that a higher layer (net, proc) brings to the EventLoop type; called
  * from that layer's exec.  0 or -1. */

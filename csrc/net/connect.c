@@ -46,8 +46,8 @@ audited(void)
     return true;
 }
 
-/* The names of socket.socket that create_connection() would use, and its first five
- * methods in hotloop._net.SOCKET_SEEN. */
+/* The names of socket.socket that the long way would use, in the order of
+ * hotloop._net.SOCKET_SEEN. */
 static HL_COLD bool
 look_at_sockets(hl_state *st, PyTypeObject *cls)
 {
@@ -55,8 +55,9 @@ look_at_sockets(hl_state *st, PyTypeObject *cls)
     HL_RELEASE(st->socket_ok, false);
     (void)PyUnstable_Type_AssignVersionTag(cls);
     st->socket_version = cls->tp_version_tag;
-    PyObject *names[] = {st->s___init__, st->s_close, st->s_setblocking, st->s_connect,
-                         st->s_getsockopt};
+    PyObject *names[] = {st->s___init__,   st->s_close,      st->s_setblocking,
+                         st->s_connect,    st->s_getsockopt, st->s_recv,
+                         st->s_gettimeout, st->s_fileno};
     Py_ssize_t n = sizeof(names) / sizeof(*names);
     bool ok = PyTuple_GET_SIZE(st->i_socket_seen) == n;
     for (Py_ssize_t i = 0; ok && i < n; i++) {
@@ -66,9 +67,8 @@ look_at_sockets(hl_state *st, PyTypeObject *cls)
     return ok;
 }
 
-/* Is socket.socket the class that it was, with its methods? */
-static bool
-socket_untouched(hl_state *st)
+bool
+hl_socket_untouched(hl_state *st)
 {
     PyTypeObject *cls = (PyTypeObject *)st->i_socket;
     if (PyDict_GetItemWithError(st->i_socket_names, st->s_socket) != st->i_socket) {
@@ -240,8 +240,8 @@ hl_loop_connect(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "_connect() takes four arguments");
         return NULL;
     }
-    if (!loop->sched.plain || !loop->connects || !address(args, &to) ||
-        !socket_untouched(st) || audited()) {
+    if (!hl_loop_connects(loop) || !address(args, &to) || !hl_socket_untouched(st) ||
+        audited()) {
         Py_RETURN_NONE;
     }
     Connecting *c = (Connecting *)hl_type_alloc(st->t_Connecting);

@@ -4,6 +4,7 @@
 #include "net/dgram.h"
 #include "net/listen.h"
 #include "net/pipe.h"
+#include "net/receive.h"
 #include "net/stream.h"
 #include "net/tls.h"
 
@@ -69,6 +70,7 @@ static PyMethodDef net_methods[] = {
     {"_make_tls", (PyCFunction)(void (*)(void))hl_loop_tls,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_connect", (PyCFunction)(void (*)(void))hl_loop_connect, METH_FASTCALL, NULL},
+    {"_recv", (PyCFunction)(void (*)(void))hl_loop_recv, METH_FASTCALL, NULL},
     {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL},
@@ -80,8 +82,9 @@ int
 hl_net_exec(PyObject *mod, hl_state *st)
 {
     if (hl_stream_exec(mod, st) < 0 || hl_listen_exec(mod, st) < 0 ||
-        hl_connect_exec(mod, st) < 0 || hl_dgram_exec(mod, st) < 0 ||
-        hl_pipe_exec(mod, st) < 0 || hl_tls_exec(mod, st) < 0) {
+        hl_connect_exec(mod, st) < 0 || hl_receive_exec(mod, st) < 0 ||
+        hl_dgram_exec(mod, st) < 0 || hl_pipe_exec(mod, st) < 0 ||
+        hl_tls_exec(mod, st) < 0) {
         return -1;
     }
     return hl_loop_add_methods(st, net_methods);

@@ -14,6 +14,8 @@
 /* st->s_NAME is the interned string "NAME".  Keep the list sorted. */
 #define HL_NAMES(X)                                                                    \
     X(__init__)                                                                        \
+    X(_add_reader)                                                                     \
+    X(_add_writer)                                                                     \
     X(_asyncio_future_blocking)                                                        \
     X(_attach)                                                                         \
     X(_buffer)                                                                         \
@@ -24,6 +26,7 @@
     X(_create_connection_transport)                                                    \
     X(_detach)                                                                         \
     X(_do_read)                                                                        \
+    X(_ensure_fd_no_transport)                                                         \
     X(_ensure_resolved)                                                                \
     X(_enter_nested)                                                                   \
     X(_enter_run)                                                                      \
@@ -35,6 +38,8 @@
     X(_loop)                                                                           \
     X(_paused)                                                                         \
     X(_process_signals)                                                                \
+    X(_remove_reader)                                                                  \
+    X(_remove_writer)                                                                  \
     X(_resumed)                                                                        \
     X(_set_aside)                                                                      \
     X(_sslobj)                                                                         \
@@ -79,6 +84,7 @@
     X(getpeercert)                                                                     \
     X(getpeername)                                                                     \
     X(getsockname)                                                                     \
+    X(gettimeout)                                                                      \
     X(getsockopt)                                                                      \
     X(info)                                                                            \
     X(is_closing)                                                                      \
@@ -94,6 +100,7 @@
     X(proto)                                                                           \
     X(protocol)                                                                        \
     X(read)                                                                            \
+    X(recv)                                                                            \
     X(result)                                                                          \
     X(resume_reading)                                                                  \
     X(resume_writing)                                                                  \
@@ -132,6 +139,7 @@
     X(DatagramTransport)                                                               \
     X(ReadPipeTransport)                                                               \
     X(WritePipeTransport)                                                              \
+    X(Receiving)                                                                       \
     X(Connecting)                                                                      \
     X(Listener)                                                                        \
     X(TLSProtocol)                                                                     \

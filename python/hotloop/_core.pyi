@@ -323,6 +323,17 @@ class Listener:
         """Accept no more."""
 
 @final
+class Receiving:
+    """A sock_recv() that waits."""
+
+    @property
+    def future(self) -> Future[bytes] | None:
+        """The bytes."""
+
+    def close(self) -> None:
+        """Wait no more."""
+
+@final
 class Connecting:
     """A connection that is being made."""
 

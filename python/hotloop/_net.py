@@ -1052,7 +1052,8 @@ def _socket_seen() -> tuple[Any, ...]:
     raw = cls.__mro__[1]
     if cls.__module__ != "socket" or raw.__module__ != "_socket":
         return ()
-    inherited = [vars(raw).get(name) for name in ("setblocking", "connect", "getsockopt")]
+    names = ("setblocking", "connect", "getsockopt", "recv", "gettimeout", "fileno")
+    inherited = [vars(raw).get(name) for name in names]
     return (vars(cls).get("__init__"), vars(cls).get("close"), *inherited)
 
 

@@ -189,6 +189,7 @@ class SockMixin(Base):
     if TYPE_CHECKING:  # what the C type brings
 
         def _ensure_fd_no_transport(self, fd: Any) -> None: ...
+        def _recv(self, sock: Any, nbytes: Any) -> Any: ...
         def _add_reader(self, fd: Any, callback: Any, *args: Any) -> asyncio.Handle: ...
         def _add_writer(self, fd: Any, callback: Any, *args: Any) -> asyncio.Handle: ...
         def _remove_reader(self, fd: Any) -> bool: ...
@@ -238,6 +239,14 @@ class SockMixin(Base):
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to nbytes bytes."""
+        got = self._recv(sock, nbytes)
+        if type(got) is bytes:
+            return got
+        if got is not None:
+            try:
+                return await got.future  # type: ignore[no-any-return]
+            finally:
+                got.close()
         self._check_sock(sock)
         try:
             return sock.recv(nbytes)

@@ -172,6 +172,21 @@ def make_pipes(loop: Any) -> None:
     loop.run_until_complete(main())
 
 
+def make_receiving(loop: Any) -> None:
+    async def main() -> None:
+        a, b = socket.socketpair()
+        with a, b:
+            a.setblocking(False)
+            b.setblocking(False)
+            for _ in range(COUNT):
+                waiting = loop.create_task(loop.sock_recv(a, 10))
+                await asyncio.sleep(0)
+                await loop.sock_sendall(b, b"x")
+                assert await waiting == b"x"
+
+    loop.run_until_complete(main())
+
+
 # What makes instances of a type; several types share one recipe.
 RECIPES: dict[str, Callable[[Any], None]] = {
     "Handle": make_handles,
@@ -185,6 +200,7 @@ RECIPES: dict[str, Callable[[Any], None]] = {
     "StreamTransport": make_connections,
     "Listener": make_connections,
     "Connecting": make_connections,
+    "Receiving": make_receiving,
     "TLSProtocol": make_tls,
     "SSLTransport": make_tls,
     "DatagramTransport": make_datagrams,

@@ -535,3 +535,143 @@ def test_ensure_resolved_as_asyncio(anyloop: Loop) -> None:
         assert run(anyloop, go(anyloop)) == run(stock, go(stock))
     finally:
         stock.close()
+
+
+# ---- the short way of sock_recv(), in C, and what keeps from it ----
+
+
+def is_short(loop: Loop, sock: Any, size: Any = 10) -> bool:
+    waiting = loop._recv(sock, size)
+    if waiting is not None:
+        waiting.close()
+    return waiting is not None
+
+
+def test_recv_short_way(loop: Loop, pair: Pair) -> None:
+    class Own(socket.socket):
+        pass
+
+    a, _ = pair
+    assert is_short(loop, a)
+    for size in (0, -1, 1 << 30, 1 << 100, 10.0, True, None):
+        assert not is_short(loop, a, size), size
+    with Own(fileno=a.detach()) as own:
+        own.setblocking(False)
+        assert not is_short(loop, own)
+        sock = socket.socket(fileno=own.detach())
+        with sock:
+            for timeout, short in ((None, False), (1, False), (0, True)):
+                sock.settimeout(timeout)
+                assert is_short(loop, sock) is short
+        assert not is_short(loop, sock)
+    assert not is_short(loop, object())
+
+
+def test_recv_patched(anyloop: Loop, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = pair
+    seen: list[int] = []
+
+    def recv(self: socket.socket, size: int) -> bytes:
+        seen.append(size)
+        return plain(self, size)
+
+    plain = socket.socket.recv
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(anyloop.sock_recv(a, 10))
+        await asyncio.sleep(0)
+        await anyloop.sock_sendall(b, b"one")
+        assert await waiting == b"one"
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "recv", recv)
+            await anyloop.sock_sendall(b, b"two")
+            assert await anyloop.sock_recv(a, 11) == b"two"
+        await anyloop.sock_sendall(b, b"three")
+        assert await anyloop.sock_recv(a, 12) == b"three"
+        assert seen == [11]
+
+    run(anyloop, main())
+
+
+@pytest.mark.parametrize("name", ["_add_reader", "_remove_reader", "create_future"])
+def test_recv_overridden(loop: Loop, pair: Pair, name: str) -> None:
+    a, b = pair
+    calls: list[str] = []
+    inherited = getattr(loop, name)
+
+    def override(*args: Any) -> Any:
+        calls.append(name)
+        return inherited(*args)
+
+    async def main() -> None:
+        setattr(loop, name, override)
+        assert not is_short(loop, a)
+        waiting = asyncio.ensure_future(loop.sock_recv(a, 10))
+        await asyncio.sleep(0)
+        await loop.sock_sendall(b, b"one")
+        assert await waiting == b"one"
+        delattr(loop, name)
+        assert calls
+        assert is_short(loop, a)
+
+    run(loop, main())
+
+
+def test_recv_twice_on_one_socket(anyloop: Loop, pair: Pair) -> None:
+    """The second takes the first one's place, which waits for ever."""
+    a, b = pair
+
+    async def main() -> None:
+        first = asyncio.ensure_future(anyloop.sock_recv(a, 10))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(anyloop.sock_recv(a, 10))
+        await asyncio.sleep(0)
+        await anyloop.sock_sendall(b, b"x")
+        assert await second == b"x"
+        assert not first.done()
+        first.cancel()
+        third = asyncio.ensure_future(anyloop.sock_recv(a, 10))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert first.cancelled()
+        await anyloop.sock_sendall(b, b"y")
+        assert await third == b"y"
+
+    run(anyloop, main())
+
+
+def test_recv_reset_while_waiting(anyloop: Loop, tcp: Pair) -> None:
+    a, b = tcp
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(anyloop.sock_recv(a, 10))
+        await asyncio.sleep(0)
+        b.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        b.close()
+        with pytest.raises(ConnectionResetError) as info:
+            await waiting
+        assert info.value.errno == errno.ECONNRESET
+        assert anyloop.remove_reader(a) is False
+
+    run(anyloop, main())
+
+
+def test_recv_refuses_a_transports_socket(anyloop: Loop, tcp: Pair) -> None:
+    a, _ = tcp
+
+    async def main() -> None:
+        transport, _ = await anyloop.create_connection(asyncio.Protocol, sock=a)
+        transport.pause_reading()
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            await anyloop.sock_recv(a, 10)
+        transport.close()
+        await asyncio.sleep(0)
+
+    run(anyloop, main())
+
+
+def test_recv_on_a_closed_loop(loop: Loop, pair: Pair) -> None:
+    waiting = loop.sock_recv(pair[0], 10)
+    waiting.send(None)
+    loop.close()
+    waiting.close()
