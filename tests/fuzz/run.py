@@ -108,7 +108,7 @@ def run_c(name: str, folder: Path, seconds: int) -> tuple[str, int]:
 def run_machine(name: str, folder: Path, seconds: int) -> tuple[str, int]:
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
     command += [f"--rootdir={ROOT}", f"-c{ROOT / 'pyproject.toml'}"]
-    command.append(str(HERE / f"test_machine_{name}.py"))
+    command += ["-ofaulthandler_timeout=0", str(HERE / f"test_machine_{name}.py")]
     environ = {"HOTLOOP_FUZZ_SECONDS": str(seconds)}
     verdict, said = call(command, folder, seconds + SPARE * 3, environ)
     return verdict, sum(map(int, re.findall(r"fuzz: (\d+) programs", said)))
@@ -117,7 +117,7 @@ def run_machine(name: str, folder: Path, seconds: int) -> tuple[str, int]:
 def run_tls(folder: Path, seconds: int) -> tuple[str, int]:
     command = [sys.executable, str(HERE / "fuzz_tls.py"), "--seconds", str(seconds)]
     verdict, said = call(command, folder, seconds + SPARE, {})
-    return verdict, last_number(r"fuzz: (\d+) executions", said)
+    return verdict, last_number(r"(?:fuzz:|number_of_executed_units:) (\d+)", said)
 
 
 def run(target: str, build_folder: Path, seconds: int) -> Outcome:

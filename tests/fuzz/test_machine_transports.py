@@ -294,7 +294,9 @@ class TransportMachine(Machine):
                 since, before = time.monotonic(), now
             else:
                 time.sleep(0.001)  # the kernel's timers for a full connection
-            assert time.monotonic() < since + PATIENCE, f"nothing more happens: {[str(end) for end in self.ends]}"
+            assert time.monotonic() < since + PATIENCE, (
+                f"nothing more happens: {[str(end) for end in self.ends]}"
+            )
             for end in self.ends:
                 end.act("resume", 1 << 20)
             self.turns(5)
