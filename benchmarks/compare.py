@@ -25,6 +25,8 @@ from rows import ROWS, Row, choose
 from runner import Cell, Figures, Setting, ask, take_turns
 from servers import wrk
 
+#: Groups whose figures take seconds each and differ little: three fifths of the rounds.
+SLOW = ("servers", "scale")
 USUAL = "scheduling,tasks,transports,servers,scale"
 
 
@@ -45,6 +47,7 @@ def show_progress(text: str) -> None:
 def measure_row(row: Row, arms: list[str], setting: Setting, at: str) -> dict[str, Cell]:
     """The row on every arm, and on the C program beside them if it has that row."""
     every = [*arms, FLOOR] if row.floor and build() else arms
+    rounds = setting.rounds if row.group not in SLOW else max(1, setting.rounds * 3 // 5)
 
     def measure(name: str) -> Figures:
         if name == FLOOR:
@@ -54,10 +57,10 @@ def measure_row(row: Row, arms: list[str], setting: Setting, at: str) -> dict[st
         return ask(row.name, name, setting)
 
     def progress(number: int, name: str) -> None:
-        show_progress(f"{at} {row.title}: round {number + 1} of {setting.rounds}, {name}")
+        show_progress(f"{at} {row.title}: round {number + 1} of {rounds}, {name}")
 
     try:
-        return take_turns(every, setting.rounds, measure, progress)
+        return take_turns(every, rounds, measure, progress)
     finally:
         show_progress("")
 
@@ -118,6 +121,7 @@ def main() -> None:
     print(report.about(results.about, setting), flush=True)
     start = time.monotonic()
     measure_rows(rows, results, setting, options.json)
+    print(report.cpu_table(results))
     print(f"\n{len(rows)} rows in {(time.monotonic() - start) / 60:.1f} minutes")
 
 

@@ -50,6 +50,7 @@ def chart(pyplot: Any, results: Results, group: str) -> Any:
             thick,
             left=1,
             color=colour(arm, index),
+            clip_on=False,
             label=arm,
         )
     axes.set_xscale("log", base=2)

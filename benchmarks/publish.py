@@ -3,8 +3,8 @@
     python benchmarks/publish.py RESULTS.json
 
 docs/benchmarks/ keeps one JSON for each Python (medians, and the least and greatest measurement);
-rows that are not in RESULTS.json stay as they were, so that a part can be measured again. Charts
-and pages are made from those of all Pythons.
+rows that are not in RESULTS.json stay as they were, so that a part can be measured again. The
+pages are made from those of all Pythons, the charts from the newest one's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def summary(cell: dict[str, Any]) -> dict[str, Any]:
     for kind, values in cell["figures"].items():
         middle = Cell({kind: values}).median(kind)
         figures[kind] = [digits(v) for v in sorted((min(values), middle or 0.0, max(values)))]
-    return {"figures": figures, "reason": cell["reason"]}
+    return (
+        {"figures": figures, "reason": cell["reason"]} if cell["reason"] else {"figures": figures}
+    )
 
 
 def ordered(rows: dict[str, Any], names: list[str]) -> dict[str, Any]:
@@ -180,9 +182,12 @@ def full_page(every: list[Results], charts: set[str]) -> str:
     ]
     for results in every:
         parts.append(f"## Python {version_of(results)}\n\n{machine(results)}.\n")
+        if "scale" in results.groups() and results.about.get("descriptors", -1) >= 0:
+            limit = results.about["descriptors"]
+            parts.append(f"Connections are as many as {limit:,} descriptors allow.\n")
         for group in results.groups():
-            chart = f"python-{version_of(results)}-{group}.svg"
-            if chart in charts:
+            chart = f"{group}.svg"
+            if chart in charts and results is every[0]:
                 parts.append(f"![{group}]({chart})\n")
             parts.append(figures_table(results, group) + "\n")
             if group == "servers":
@@ -202,11 +207,8 @@ def between_marks(text: str, section: str) -> str:
 def publish(new: Results, names: list[str], folder: Path = FOLDER, page: Path = PAGE) -> None:
     keep(new, folder, names)
     every = kept(folder)
-    charts = set()
-    for results in every:
-        prefix = f"python-{version_of(results)}-"
-        charts |= {path.name for path in plot.draw_all(results, folder, prefix)}
-    charts |= {path.name for path in folder.glob("*.svg")}
+    plot.draw_all(every[0], folder)
+    charts = {path.name for path in folder.glob("*.svg")}
     (folder / "README.md").write_text(full_page(every, charts))
     page.write_text(between_marks(page.read_text(), readme_section(every)))
 

@@ -37,26 +37,35 @@ def over(ratio: float | None) -> str:
 
 
 def head(group: str, arms: list[str], base: str) -> str:
-    """The columns: figures; ratios over the base by the clock, of CPU time; the floor's share."""
-    others = "".join(f"{name[-8:]:>9}" for name in arms if name != base)
+    """The columns: figures, ratios over the base, the share of the floor."""
     title = f"{group}, {UNITS.get(group, 'ns an operation')}"
-    return (
-        f"\n{title:{WIDE}}"
-        + "".join(f"{name[-11:]:>12}" for name in arms)
-        + f" | over {base[-8:]}:{others} | CPU:{others} | floor"
-    )
+    figures = "".join(f"{name[-11:]:>12}" for name in arms)
+    ratios = "".join(f"{name[-8:]:>9}" for name in arms if name != base)
+    return f"\n{title:{WIDE}}{figures} | over {base[-8:]}:{ratios} | floor"
 
 
 def line(results: Results, name: str) -> str:
-    row, cells, base = results.rows[name], results.cells(name), results.base
-    text = f"{row['title']:{WIDE}}"
-    text += "".join(f"{show(cells[arm], row['group']):>12}" for arm in results.arms)
-    for kind, gap in (("", len(base[-8:]) + 9), ("cpu", 7)):
-        text += " | ".ljust(gap)
-        for arm in results.arms:
-            if arm != base:
-                text += f"{over(results.ratio(name, arm, kind)):>9}"
-    return text + " | " + share(cells, main_arm(results.arms))
+    row, cells = results.rows[name], results.cells(name)
+    figures = "".join(f"{show(cells[arm], row['group']):>12}" for arm in results.arms)
+    text = f"{row['title']:{WIDE}}{figures} | " + " " * (len(results.base[-8:]) + 6)
+    text += ratios(results, name, "")
+    return f"{text} | {share(cells, main_arm(results.arms))}".rstrip(" |")
+
+
+def ratios(results: Results, name: str, kind: str) -> str:
+    arms = [arm for arm in results.arms if arm != results.base]
+    return "".join(f"{over(results.ratio(name, arm, kind)):>9}" for arm in arms)
+
+
+def cpu_table(results: Results) -> str:
+    """Ratios of CPU time, both ends in it: they move less on a machine with other work to do."""
+    title = f"CPU time, over {results.base}"
+    heads = "".join(f"{arm[-8:]:>9}" for arm in results.arms if arm != results.base)
+    lines = [f"\n{title:{WIDE}}{heads}"]
+    for name, row in results.rows.items():
+        if any("cpu" in cell.figures for cell in results.cells(name).values()):
+            lines.append(f"{row['title']:{WIDE}}{ratios(results, name, 'cpu')}")
+    return "\n".join(lines) if len(lines) > 1 and len(results.arms) > 1 else ""
 
 
 def main_arm(arms: list[str]) -> str:

@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def describe(arms: list[str]) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.release()}",
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "versions": {name: arm(name).version() for name in arms},
     }

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.request
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -118,13 +119,14 @@ def test_a_hang_costs_one_cell_and_leaves_no_process(tmp_path: Path) -> None:
         tmp_path / "bad",
         "import subprocess\n"
         "child = subprocess.Popen(['sleep', '600'])\n"
-        f"open({str(pid)!r}, 'w').write(str(child.pid))\n"
+        f"open({str(pid)!r} + '.new', 'w').write(str(child.pid))\n"
+        f"os.rename({str(pid)!r} + '.new', {str(pid)!r})\n"
         "time.sleep(600)",
     )
-    command = [sys.executable, str(BENCHMARKS / "worker.py"), "call_soon", bad]
-    with pytest.raises(runner.Failed, match="nothing within"):
-        runner.run(command, 5)
-    assert not pid.exists() or ended(int(pid.read_text()))
+    cells = one_row([bad], runner.Setting(rounds=2, repeats=1, seconds=5, count=20))
+    assert cells[bad].reason == "nothing within 5 s"
+    while pid.exists() and not ended(int(pid.read_text())):
+        time.sleep(0.01)  # the signal was sent, and takes its time on a machine at work
 
 
 def ended(pid: int) -> bool:
@@ -188,7 +190,7 @@ def test_json_has_all(measured: tuple[str, Path]) -> None:
         for arm in ("asyncio", "hotloop"):
             figures = row["arms"][arm]["figures"]
             assert figures.keys() == kinds
-            assert {len(values) for values in figures.values()} == {2 if "bytes" in kinds else 4}
+            assert {len(values) for values in figures.values()} == {1 if "bytes" in kinds else 4}
 
 
 def test_ratios_and_shares() -> None:
