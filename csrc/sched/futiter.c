@@ -74,11 +74,11 @@ Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 }
 
 /* By an instance: a value that is a tuple, or an exception, must not be taken for
- * arguments.  None has none, as with asyncio's futures. */
+ * arguments.  None has none, as with asyncio's futures up to 3.13. */
 static void
 set_stop_iteration(PyObject *value)
 {
-    if (value == Py_None) {
+    if (value == Py_None && !HL_STOP_ITERATION_OF_NONE) {
         PyErr_SetNone(PyExc_StopIteration);
         return;
     }
