@@ -13,6 +13,8 @@
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make faults       fails each system call and allocation in turn; FAULTS=short: a part, in a minute
 #   make debug        the suite with C assertions on
+#   make ft           the suite on a free-threaded Python, which it builds first; make ft-bench: two
+#                     threads against one; make tsan: what concerns threads, under ThreadSanitizer
 #   make refleak      the scheduler's tests over and over, on a Python that counts references
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
 #   make format       puts C and Python into the project's format
@@ -62,6 +64,10 @@ INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 PROGRAMS := $(VENV)/.programs
 
+# Not all that the tests use has a build for free-threaded Pythons; they skip what is missing.
+WITH_TESTS := $(if $(filter %t,$(lastword $(subst -, ,$(patsubst %$(PLACE),%,$(VENV))))),\
+    . pytest 'hypothesis>=6.100,<6.120','.[test]')
+
 SOURCES := setup.py pyproject.toml $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')
 
 .PHONY: help
@@ -82,7 +88,7 @@ $(INSTALLED): $(READY) $(SOURCES)
 	@rm -rf $(BUILD)/lib*
 	@printf '[build]\nbuild_base = %s\n' $(BUILD) >$(VENV)/build.cfg
 	@DIST_EXTRA_CONFIG=$(CURDIR)/$(VENV)/build.cfg \
-	    $(PIP) install --no-build-isolation -C--global-option=-q '.[test]'
+	    $(PIP) install --no-build-isolation -C--global-option=-q $(WITH_TESTS)
 	@touch $@
 
 $(LINTERS): $(READY) tools/requirements-lint.txt
@@ -175,6 +181,28 @@ faults: $(INSTALLED)
 	@CFLAGS="-O1 -g -UNDEBUG -DHL_FAULTS" $(BIN)/python setup.py -q build --build-base build/faults-$(TAG) \
 	    --build-lib build/faults-$(TAG)/lib
 	PYTHONPATH=$(CURDIR)/build/faults-$(TAG)/lib $(BIN)/python tests/faults/sweep.py --$(FAULTS) $(SWEEP)
+
+# tools/free-threaded.sh builds a Python without a GIL once (ten minutes), and one with
+# ThreadSanitizer, under which a test takes its time and every race is a line of the report.
+FT_SUPPRESS := $(CURDIR)/tests/threads/tsan.supp
+TSAN_TESTS ?= tests/threads/test_many_threads.py tests/unit/test_threads.py
+.PHONY: ft ft-bench tsan
+ft:
+	@$(MAKE) test PY=$$(tools/free-threaded.sh)
+
+ft-bench:
+	@python=$$(tools/free-threaded.sh) && $(MAKE) build PY=$$python && \
+	    .venv-3.13t$(PLACE)/bin/python benchmarks/threads.py
+
+tsan:
+	@python=$$(HOTLOOP_FT=$${XDG_CACHE_HOME:-$$HOME/.cache}/hotloop-ft-tsan \
+	    FT_CONFIGURE=--with-thread-sanitizer tools/free-threaded.sh) && \
+	    $(MAKE) tsan-suite PY=$$python HOTLOOP_PLACE=tsan
+
+.PHONY: tsan-suite
+tsan-suite: PYTEST := --backend epoll $(TSAN_TESTS)
+tsan-suite: $(INSTALLED)
+	$(call suite,tsan,-O1 -g -fsanitize=thread,TSAN_OPTIONS=suppressions=$(FT_SUPPRESS):exitcode=66:log_path=$(CURDIR)/build/tsan-$(TAG)/report)
 
 # For a debug build of Python: PY=python3.14-dbg. Each test several times, so not all of them:
 # make refleak REFLEAK="tests/unit tests/net tests/proc tests/tls" takes an hour.

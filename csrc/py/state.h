@@ -202,18 +202,22 @@
     X(SSLSyscallError, "ssl", "SSLSyscallError")                                       \
     X(CertificateError, "ssl", "CertificateError")
 
-/* Objects kept per free list: none where threads would have to share them, and none
- * where making one is to fail. */
+#define HL_FREE_MAX 1024 /* objects kept per free list */
+
+/* None where threads would have to share them, and none where making one is to fail. */
 #ifdef HL_FAULTS
-#define HL_FREE_MAX 0
+#define HL_KEEPS_FREE 0
 #else
-#define HL_FREE_MAX (HL_FREE_THREADED ? 0 : 1024)
+#define HL_KEEPS_FREE (!HL_FREE_THREADED)
 #endif
 
 typedef struct {
-    PyObject *v[HL_FREE_MAX + 1];
+    PyObject *v[HL_KEEPS_FREE ? HL_FREE_MAX : 1];
     int n;
 } hl_freelist;
+
+/* Is there room for another one? */
+#define hl_freelist_takes(list) (HL_KEEPS_FREE && (list)->n < HL_FREE_MAX)
 
 /* The unfinished tasks of some loops.  Without a GIL there are several lists, for loops
  * that run at the same time not to wait for each other; each is alone in its cache

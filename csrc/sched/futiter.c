@@ -199,7 +199,7 @@ Iter_dealloc(PyObject *op)
     PyObject *mod = AS_ITER(op)->mod;
     PyObject_GC_UnTrack(op);
     (void)Iter_clear(op);
-    if (st->free_iters.n < HL_FREE_MAX && st->t_FutureIter == type) {
+    if (hl_freelist_takes(&st->free_iters) && st->t_FutureIter == type) {
         st->free_iters.v[st->free_iters.n++] = op;
     }
     else {

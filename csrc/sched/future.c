@@ -268,7 +268,7 @@ Future_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     PyObject_ClearWeakRefs(op);
     (void)Future_clear(op);
-    if (!finalized && st->free_futures.n < HL_FREE_MAX && st->t_Future == type) {
+    if (!finalized && hl_freelist_takes(&st->free_futures) && st->t_Future == type) {
         AS_FUTURE(op)->state = HL_PENDING;
         AS_FUTURE(op)->blocking = 0;
         st->free_futures.v[st->free_futures.n++] = op;

@@ -678,7 +678,7 @@ hl_handle_tp_clear(PyObject *op)
 static bool
 recycle(hl_freelist *list, PyObject *op)
 {
-    if (list->n >= HL_FREE_MAX) {
+    if (!hl_freelist_takes(list)) {
         return false;
     }
     list->v[list->n++] = op;

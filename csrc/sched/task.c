@@ -316,7 +316,7 @@ Task_dealloc(PyObject *op)
     PyObject_ClearWeakRefs(op);
     (void)Task_clear(op);
     t->mod = NULL;
-    if (!finalized && st->free_tasks.n < HL_FREE_MAX && st->t_Task == type) {
+    if (!finalized && hl_freelist_takes(&st->free_tasks) && st->t_Task == type) {
         t->state = HL_PENDING;
         t->blocking = t->must_cancel = t->log_destroy_pending = 0;
         t->num_cancels_requested = 0;

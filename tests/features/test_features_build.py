@@ -6,7 +6,6 @@ import ast
 import importlib.metadata
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest

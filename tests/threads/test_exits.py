@@ -296,8 +296,8 @@ def outcome(kind: str, script: str) -> tuple[int, str, str]:
 
 def complaints(stderr: str) -> list[str]:
     """What is said there, by its first words: the types' names and the addresses differ."""
-    heads = r"Task was destroyed|exception was never retrieved|Fatal Python|Traceback|.*was never awaited"
-    return sorted(re.findall(heads, stderr))
+    heads = r"Task was destroyed|exception was never retrieved|Fatal Python|Traceback"
+    return sorted(re.findall(f"{heads}|.*was never awaited", stderr))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -112,8 +112,7 @@ def test_side_by_side(
             errors.append(error)
 
     threads = [
-        threading.Thread(target=work, args=(one, number))
-        for number, one in enumerate(interpreters)
+        threading.Thread(target=work, args=(one, number)) for number, one in enumerate(interpreters)
     ]
 
     async def main() -> int:

@@ -10,12 +10,19 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import pytest
 from netlib import LIMIT, Recorder, tcp_pair
+
+try:
+    import trustme
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+except ImportError as missing:  # free-threaded Pythons: cryptography has no build for all of them
+    NO_CERTIFICATES = f"certificates cannot be made here: {missing}"
+else:
+    NO_CERTIFICATES = ""
 
 NAME = "localhost"
 RECORD = 16384  # the most that one TLS record carries
@@ -29,6 +36,8 @@ class Certs:
     """An authority, what it signed, and strangers; contexts of them on demand."""
 
     def __init__(self, folder: pathlib.Path) -> None:
+        if NO_CERTIFICATES:
+            pytest.skip(NO_CERTIFICATES)
         self.folder = folder
         authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
         stranger = trustme.CA(key_type=trustme.KeyType.ECDSA)
