@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 WARM_UP = 0.3  # of the samples, before which nothing is asked
 FEWEST = 9  # samples after the warm-up that say anything
-CERTAIN = 3.3  # standard deviations
+CERTAIN = 4.0  # standard deviations
 
 
 @dataclass
