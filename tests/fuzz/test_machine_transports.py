@@ -239,6 +239,8 @@ class TransportMachine(Machine):
         ),
     )
     def work(self, side: int, what: str, size: int) -> None:
+        if what == "write changing" and self.kind == "asyncio":
+            what = "write"  # asyncio sends what a buffer has become until it leaves
         self.ends[side].act(what, size)
 
     @rule(
