@@ -99,6 +99,7 @@ int hl_stream_flush(StreamTransport *t);
 bool hl_stream_would_send(StreamTransport *t);
 void hl_stream_stop_writing(StreamTransport *t);
 PyObject *hl_stream_write(PyObject *self, PyObject *data);
+int hl_stream_write_memory(PyObject *self, const char *p, size_t n);
 PyObject *hl_stream_writelines(PyObject *self, PyObject *list);
 PyObject *hl_stream_write_eof(PyObject *self, PyObject *unused);
 PyObject *hl_stream_set_limits(PyObject *self, PyObject *args, PyObject *kwargs);

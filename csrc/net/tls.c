@@ -31,9 +31,8 @@ hl_tls_set_app(TLSProtocol *t, PyObject *app)
 
 /* ---- what the transport below calls ---- */
 
-/* There is new ciphertext. */
-static int
-look(TLSProtocol *t)
+int
+hl_tls_look(TLSProtocol *t)
 {
     switch (t->state) {
     case TLS_DO_HANDSHAKE:
@@ -47,13 +46,6 @@ look(TLSProtocol *t)
     default:
         return 0;
     }
-}
-
-int
-hl_tls_received(PyObject *self, const void *p, size_t n)
-{
-    TLSProtocol *t = SELF(self);
-    return t->engine->ops->feed(t->engine, p, n) < 0 ? -1 : look(t);
 }
 
 static PyObject *
@@ -242,7 +234,7 @@ static PyObject *
 tls_resumed(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     TLSProtocol *t = SELF(self);
-    return none_or_null(t->state == TLS_DO_HANDSHAKE ? 0 : look(t));
+    return none_or_null(t->state == TLS_DO_HANDSHAKE ? 0 : hl_tls_look(t));
 }
 
 /* Ciphertext that somebody else has read already; start_tls() hands it over before the
@@ -267,6 +259,13 @@ get_sslobj(PyObject *self, void *Py_UNUSED(closure))
 {
     hl_tls_engine *e = SELF(self)->engine;
     return Py_NewRef(e->ops->object(e));
+}
+
+/* Is OpenSSL called directly by now?  For tests. */
+static PyObject *
+get_direct(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(SELF(self)->engine->direct);
 }
 
 /* ---- the end ---- */
@@ -371,6 +370,7 @@ static PyGetSetDef tls_getset[] = {
     {"_app_protocol", hl_transport_get_object, NULL, NULL, FIELD(app)},
     {"_waiter", hl_transport_get_object, NULL, NULL, FIELD(waiter)},
     {"_sslobj", get_sslobj, NULL, NULL, NULL},
+    {"_direct", get_direct, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -5,6 +5,7 @@
  *   tls_io.c         data in both directions, with flow control
  *   tls_transport.c  the transport that the application has
  *   tls_engine.h     the cryptography; tls_membio.c does it by ssl.MemoryBIO
+ *   tls_openssl.h    OpenSSL itself, for what tls_membio.c need not go through Python
  *
  * A connection has two objects.  A TLSProtocol is the protocol of the transport below,
  * which can be any; a TLSTransport is all that the application sees.  They refer to
@@ -93,9 +94,8 @@ typedef struct {
 /* loop._make_tls(...): a TLSProtocol that has a TLSTransport. */
 PyObject *hl_loop_tls(PyObject *loop, PyObject *args, PyObject *kwargs);
 int hl_tls_set_app(TLSProtocol *t, PyObject *app);
-/* Ciphertext from a transport that calls C: what get_buffer() and buffer_updated() do
- * together.  The bytes may lie in the loop's scratch buffer. */
-int hl_tls_received(PyObject *self, const void *p, size_t n);
+/* There is new ciphertext in the engine. */
+int hl_tls_look(TLSProtocol *t);
 int hl_tls_exec(PyObject *mod, hl_state *st);
 
 /* ---- tls_life.c ---- */
@@ -127,6 +127,9 @@ int hl_tls_abort(TLSProtocol *t, PyObject *exc);
 int hl_tls_cancel(TLSProtocol *t, PyObject **timer);
 
 /* ---- tls_io.c ---- */
+/* Ciphertext from a transport that calls C: what get_buffer() and buffer_updated() do
+ * together.  The bytes may lie in the loop's scratch buffer. */
+int hl_tls_received(PyObject *self, const void *p, size_t n);
 int hl_tls_do_read(TLSProtocol *t);
 int hl_tls_do_write(TLSProtocol *t);
 int hl_tls_process_outgoing(TLSProtocol *t);

@@ -41,6 +41,16 @@ typedef struct {
     Py_ssize_t (*read_buffer)(hl_tls_engine *e, PyObject *buf, Py_ssize_t n);
     /* Encrypts bytes-like data: how much of it was taken, AGAIN or FAIL. */
     Py_ssize_t (*write)(hl_tls_engine *e, PyObject *data);
+    /* For engines with `direct` set: takes n bytes of ciphertext (0: none), which are
+     * not kept, and decrypts all there is: *data is bytes, or NULL for none.  0 for
+     * close_notify, AGAIN, or FAIL. */
+    Py_ssize_t (*receive)(hl_tls_engine *e, const void *p, size_t n, PyObject **data);
+    /* The same: encrypts up to HL_TLS_SEND_MAX bytes, while outgoing() is 0.  If all of
+     * them were taken, *cipher is what to send, until sent() is called.  Else how many
+     * were (none: use write()); their ciphertext is outgoing. */
+    size_t (*encrypt)(hl_tls_engine *e, const char *p, size_t n, const char **cipher,
+                      size_t *size);
+    void (*sent)(hl_tls_engine *e);
     /* Sends close_notify and waits for the peer's: 0, AGAIN or FAIL. */
     int (*shutdown)(hl_tls_engine *e);
 } hl_tls_ops;
@@ -50,7 +60,10 @@ struct hl_tls_engine {
     hl_state *st;
     bool by_object; /* methods of SSLObject are overridden: Python sees every read and
                        every write, one by one */
+    bool direct;    /* receive() and encrypt() can be used */
 };
+
+#define HL_TLS_SEND_MAX ((size_t)192 * 1024)
 
 /* An engine over ssl.MemoryBIO and whatever context.wrap_bio() gives; or NULL.
  * by_object: even an exact SSLObject is called by its methods. */

@@ -1,4 +1,5 @@
 /* TLS data in both directions, with flow control. */
+#include "net/stream.h"
 #include "net/tls.h"
 
 #define LOG_AFTER 5        /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES */
@@ -177,12 +178,79 @@ join_backlog(TLSProtocol *t)
     return PyList_SetItem(t->backlog, at, all);
 }
 
+/* The transport below is one of ours, and nobody put another write() in the way. */
+static bool
+writes_memory(TLSProtocol *t)
+{
+    PyTypeObject *type = t->st->t_StreamTransport;
+    if (t->transport == NULL || !Py_IS_TYPE(t->transport, type)) {
+        return false;
+    }
+    PyObject *write = hl_type_lookup(type, t->st->s_write);
+    return write != NULL && Py_IS_TYPE(write, &PyMethodDescr_Type) &&
+           ((PyMethodDescrObject *)write)->d_method->ml_meth == hl_stream_write &&
+           hl_method_is(t->transport, t->st->s_write, write);
+}
+
+/* What is written is one message of exact bytes, nothing waits before it, and the
+ * transport below calls C. */
+static bool
+may_pass(TLSProtocol *t)
+{
+    hl_tls_engine *e = t->engine;
+    if (!e->direct || t->ssl_writing_paused ||
+        t->backlog_at + 1 != PyList_GET_SIZE(t->backlog) || !writes_memory(t)) {
+        return false;
+    }
+    PyObject *data = PyList_GET_ITEM(t->backlog, t->backlog_at);
+    return PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 &&
+           (size_t)PyBytes_GET_SIZE(data) <= HL_TLS_SEND_MAX &&
+           e->ops->outgoing(e) == 0;
+}
+
+/* Encrypts the first of the backlog and sends it from where it lies: 1; 0 if the rest
+ * is for write_first(), -1. */
+static int
+pass_first(TLSProtocol *t)
+{
+    hl_tls_engine *e = t->engine;
+    PyObject *data = take(t);
+    if (data == NULL) {
+        return -1;
+    }
+    Py_ssize_t len = PyBytes_GET_SIZE(data);
+    t->backlog_bytes -= len;
+    const char *cipher;
+    size_t size;
+    size_t done =
+        e->ops->encrypt(e, PyBytes_AS_STRING(data), (size_t)len, &cipher, &size);
+    int rc;
+    if (done < (size_t)len) {
+        rc = put_back(t, data, (Py_ssize_t)done, len);
+    }
+    else {
+        PyObject *transport = Py_NewRef(t->transport);
+        rc = hl_stream_write_memory(transport, cipher, size) < 0 ? -1 : 1;
+        Py_DECREF(transport);
+        e->ops->sent(e);
+    }
+    Py_DECREF(data);
+    return rc;
+}
+
 int
 hl_tls_do_write(TLSProtocol *t)
 {
     while (has_backlog(t)) {
         if (!t->engine->by_object && join_backlog(t) < 0) {
             return -1;
+        }
+        int passed = may_pass(t) ? pass_first(t) : 0;
+        if (passed != 0) {
+            if (passed < 0) {
+                return -1;
+            }
+            continue;
         }
         Py_ssize_t count = write_first(t);
         if (count == HL_TLS_FAIL) {
@@ -489,12 +557,15 @@ on_close_notify(TLSProtocol *t)
     return hl_tls_call_eof(t) < 0 ? -1 : hl_tls_start_shutdown(t);
 }
 
+/* p: n bytes of ciphertext that the engine has not been fed, if it is a direct one. */
 static int
-read_copied(TLSProtocol *t)
+read_copied(TLSProtocol *t, const void *p, size_t n)
 {
+    hl_tls_engine *e = t->engine;
     PyObject *data = NULL;
-    Py_ssize_t end =
-        t->engine->by_object ? read_all_objects(t, &data) : read_all(t, &data);
+    Py_ssize_t end = e->direct      ? e->ops->receive(e, p, n, &data)
+                     : e->by_object ? read_all_objects(t, &data)
+                                    : read_all(t, &data);
     if (end == HL_TLS_FAIL) {
         return -1;
     }
@@ -608,10 +679,10 @@ read_buffered(TLSProtocol *t)
 }
 
 static int
-read_and_answer(TLSProtocol *t)
+read_and_answer(TLSProtocol *t, const void *p, size_t n)
 {
     if (!t->app_reading_paused) {
-        int rc = t->buffered ? read_buffered(t) : read_copied(t);
+        int rc = t->buffered ? read_buffered(t) : read_copied(t, p, n);
         if (rc < 0) {
             return -1;
         }
@@ -635,5 +706,17 @@ hl_tls_do_read(TLSProtocol *t)
     if (t->state != TLS_WRAPPED && t->state != TLS_FLUSHING) {
         return 0;
     }
-    return read_and_answer(t) == 0 ? 0 : hl_tls_fatal_exception(t, failed);
+    return read_and_answer(t, NULL, 0) == 0 ? 0 : hl_tls_fatal_exception(t, failed);
+}
+
+int
+hl_tls_received(PyObject *self, const void *p, size_t n)
+{
+    TLSProtocol *t = (TLSProtocol *)self;
+    hl_tls_engine *e = t->engine;
+    if (e->direct && t->state == TLS_WRAPPED && !t->buffered &&
+        !t->app_reading_paused) {
+        return read_and_answer(t, p, n) == 0 ? 0 : hl_tls_fatal_exception(t, failed);
+    }
+    return e->ops->feed(e, p, n) < 0 ? -1 : hl_tls_look(t);
 }

@@ -1,15 +1,21 @@
 /* The engine over ssl.MemoryBIO: works with any context.
  *
  * An exact ssl.SSLObject only passes its calls on to the C object inside it, which is
- * called directly here.  Anything else gets the calls that asyncio would make. */
+ * called directly here, and OpenSSL itself once the handshake is over (tls_openssl.h).
+ * Anything else gets the calls that asyncio would make. */
 #include "net/tls_engine.h"
+#include "net/tls_openssl.h"
 #include "py/mem.h"
+
+#define RECORD (17 * 1024)     /* no record's plaintext is longer */
+#define WRITE_MAX (256 * 1024) /* encrypted at once, while no other thread runs */
 
 typedef struct {
     hl_tls_engine base;
     PyObject *in, *out; /* owned: ssl.MemoryBIO */
     PyObject *obj;      /* owned: what wrap_bio() gave */
     PyObject *target;   /* owned: its inner object, or obj again */
+    hl_direct direct;   /* after the handshake, where that is possible */
     bool more; /* OpenSSL may hold plaintext, or an end, that no byte in `in` shows */
 } membio;
 
@@ -40,10 +46,25 @@ step(membio *m, PyObject *name)
     return 0;
 }
 
+/* Nobody else has the MemoryBIOs: what a wrap_bio() of somebody keeps, it may look at.
+ */
+static int
+go_direct(membio *m)
+{
+    hl_tls_engine *e = &m->base;
+    if (e->by_object || e->direct || Py_REFCNT(m->in) != 1 || Py_REFCNT(m->out) != 1) {
+        return 0;
+    }
+    int rc = hl_direct_attach(e->st, &m->direct, m->target, m->in, m->out);
+    e->direct = m->direct.lib != NULL;
+    return rc;
+}
+
 static int
 membio_handshake(hl_tls_engine *e)
 {
-    return step(SELF(e), e->st->s_do_handshake);
+    int rc = step(SELF(e), e->st->s_do_handshake);
+    return rc == 0 && go_direct(SELF(e)) < 0 ? HL_TLS_FAIL : rc;
 }
 
 static int
@@ -78,18 +99,32 @@ pending(membio *m, PyObject *bio)
 static Py_ssize_t
 membio_incoming(hl_tls_engine *e)
 {
-    return pending(SELF(e), SELF(e)->in);
+    membio *m = SELF(e);
+    return e->direct ? (Py_ssize_t)hl_direct_pending(&m->direct, m->direct.in)
+                     : pending(m, m->in);
 }
 
 static Py_ssize_t
 membio_outgoing(hl_tls_engine *e)
 {
-    return pending(SELF(e), SELF(e)->out);
+    membio *m = SELF(e);
+    return e->direct ? (Py_ssize_t)hl_direct_pending(&m->direct, m->direct.out)
+                     : pending(m, m->out);
+}
+
+static int
+no_memory(void)
+{
+    PyErr_NoMemory();
+    return HL_TLS_FAIL;
 }
 
 static int
 membio_feed(hl_tls_engine *e, const void *p, size_t n)
 {
+    if (e->direct) {
+        return hl_direct_feed(&SELF(e)->direct, p, n) ? 0 : no_memory();
+    }
     PyObject *view = PyMemoryView_FromMemory((char *)p, (Py_ssize_t)n, PyBUF_READ);
     if (view == NULL) {
         return HL_TLS_FAIL;
@@ -103,6 +138,9 @@ membio_feed(hl_tls_engine *e, const void *p, size_t n)
 static PyObject *
 membio_drain(hl_tls_engine *e)
 {
+    if (e->direct) {
+        return hl_direct_drain(&SELF(e)->direct);
+    }
     return PyObject_CallMethodNoArgs(SELF(e)->out, e->st->s_read);
 }
 
@@ -125,6 +163,31 @@ membio_read_buffer(hl_tls_engine *e, PyObject *buf, Py_ssize_t n)
     return read_buffer(SELF(e), buf, n);
 }
 
+/* By the method of Python. */
+static Py_ssize_t
+read_memory(membio *m, char *p, size_t n)
+{
+    PyObject *view = PyMemoryView_FromMemory(p, (Py_ssize_t)n, PyBUF_WRITE);
+    if (view == NULL) {
+        return HL_TLS_FAIL;
+    }
+    Py_ssize_t got = read_buffer(m, view, (Py_ssize_t)n);
+    Py_DECREF(view);
+    return got;
+}
+
+/* What OpenSSL would not do is done again by the method, which finds the error in the
+ * queue and makes the exception of it. */
+static Py_ssize_t
+read_direct(membio *m, char *p, size_t n)
+{
+    Py_ssize_t got = hl_direct_read(&m->direct, p, n);
+    if (got == HL_DIRECT_ERROR) {
+        got = hl_direct_end_lending(&m->direct) ? read_memory(m, p, n) : no_memory();
+    }
+    return got;
+}
+
 /* OpenSSL takes whole records out of `in`.  When that is empty and the last read left
  * room, the next one could only fail; and an exception costs more than a small record.
  */
@@ -133,19 +196,81 @@ membio_read(hl_tls_engine *e, char *p, size_t n)
 {
     membio *m = SELF(e);
     if (!m->more) {
-        Py_ssize_t left = pending(m, m->in);
+        Py_ssize_t left = membio_incoming(e);
         if (left <= 0) {
             return left == 0 ? HL_TLS_AGAIN : HL_TLS_FAIL;
         }
     }
-    PyObject *view = PyMemoryView_FromMemory(p, (Py_ssize_t)n, PyBUF_WRITE);
-    if (view == NULL) {
-        return HL_TLS_FAIL;
-    }
-    Py_ssize_t got = read_buffer(m, view, (Py_ssize_t)n);
-    Py_DECREF(view);
+    Py_ssize_t got = e->direct ? read_direct(m, p, n) : read_memory(m, p, n);
     m->more = got == 0 || got == HL_TLS_FAIL || got == (Py_ssize_t)n;
     return got;
+}
+
+/* Reads until there is no more, into *all, which grows if need be, and *used: what the
+ * last read answered. */
+static Py_ssize_t
+read_into(membio *m, PyObject **all, Py_ssize_t *used)
+{
+    for (;;) {
+        Py_ssize_t room = PyBytes_GET_SIZE(*all) - *used;
+        if (room == 0) {
+            room = RECORD;
+            if (_PyBytes_Resize(all, *used + room) < 0) {
+                return HL_TLS_FAIL;
+            }
+        }
+        Py_ssize_t got = read_direct(m, PyBytes_AS_STRING(*all) + *used, (size_t)room);
+        m->more = got == 0 || got == HL_TLS_FAIL || got == room;
+        if (got <= 0) {
+            return got;
+        }
+        *used += got;
+        if (!m->more && hl_direct_incoming(&m->direct) == 0) {
+            return HL_TLS_AGAIN;
+        }
+    }
+}
+
+/* No record has more plaintext than ciphertext: so much memory is taken at first, and
+ * for a record that had begun before as much as it can have. */
+static Py_ssize_t
+read_whole(membio *m, PyObject **data)
+{
+    hl_direct *d = &m->direct;
+    size_t size = hl_direct_incoming(d);
+    if (size == 0 && !m->more) {
+        return HL_TLS_AGAIN;
+    }
+    size += size == 0 || hl_direct_in_record(d) ? RECORD : 0;
+    PyObject *all = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    Py_ssize_t used = 0;
+    Py_ssize_t rc = all == NULL ? HL_TLS_FAIL : read_into(m, &all, &used);
+    if (rc == HL_TLS_FAIL || used == 0) {
+        Py_XDECREF(all);
+        return rc;
+    }
+    if (_PyBytes_Resize(&all, used) < 0) {
+        return HL_TLS_FAIL;
+    }
+    *data = all;
+    return rc;
+}
+
+static Py_ssize_t
+membio_receive(hl_tls_engine *e, const void *p, size_t n, PyObject **data)
+{
+    membio *m = SELF(e);
+    hl_direct *d = &m->direct;
+    bool lent = n > 0 && hl_direct_incoming(d) == 0 && hl_direct_lend(d, p, n);
+    if (n > 0 && !lent && !hl_direct_feed(d, p, n)) {
+        return no_memory();
+    }
+    Py_ssize_t rc = read_whole(m, data);
+    if (!hl_direct_end_lending(d) && rc != HL_TLS_FAIL) {
+        Py_CLEAR(*data);
+        return no_memory();
+    }
+    return rc;
 }
 
 static PyObject *
@@ -160,11 +285,43 @@ membio_read_object(hl_tls_engine *e, Py_ssize_t max, int *rc)
     return res;
 }
 
+/* By OpenSSL, as far as it goes: how much. */
+static Py_ssize_t
+write_direct(membio *m, PyObject *data)
+{
+    const char *p = PyBytes_AS_STRING(data);
+    Py_ssize_t size = PyBytes_GET_SIZE(data), used = 0, done = 1;
+    while (done > 0 && used < size && used < WRITE_MAX) {
+        done = hl_direct_write(&m->direct, p + used, (size_t)(size - used));
+        used += done > 0 ? done : 0;
+    }
+    return used > 0 ? used : done;
+}
+
 static Py_ssize_t
 membio_write(hl_tls_engine *e, PyObject *data)
 {
     membio *m = SELF(e);
+    if (e->direct && PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0) {
+        Py_ssize_t done = write_direct(m, data);
+        if (done != HL_DIRECT_ERROR) {
+            return done;
+        }
+    }
     return as_count(m, PyObject_CallMethodOneArg(m->target, e->st->s_write, data));
+}
+
+static size_t
+membio_encrypt(hl_tls_engine *e, const char *p, size_t n, const char **cipher,
+               size_t *size)
+{
+    return hl_direct_encrypt(&SELF(e)->direct, p, n, cipher, size);
+}
+
+static void
+membio_sent(hl_tls_engine *e)
+{
+    hl_direct_sent(&SELF(e)->direct);
 }
 
 static PyObject *
@@ -185,6 +342,7 @@ static void
 membio_free(hl_tls_engine *e)
 {
     membio *m = SELF(e);
+    hl_direct_detach(&m->direct);
     Py_XDECREF(m->target);
     Py_XDECREF(m->obj);
     Py_XDECREF(m->in);
@@ -205,6 +363,9 @@ static const hl_tls_ops membio_ops = {
     .read_object = membio_read_object,
     .read_buffer = membio_read_buffer,
     .write = membio_write,
+    .receive = membio_receive,
+    .encrypt = membio_encrypt,
+    .sent = membio_sent,
     .shutdown = membio_shutdown,
 };
 

@@ -293,6 +293,21 @@ hl_stream_write(PyObject *self, PyObject *data)
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* write() of memory that is only lent: what does not leave at once is copied. */
+int
+hl_stream_write_memory(PyObject *self, const char *p, size_t n)
+{
+    StreamTransport *t = (StreamTransport *)self;
+    if (check_writable(t, "Cannot call write() after write_eof()",
+                       "unable to write; sendfile is in progress") < 0) {
+        return -1;
+    }
+    return HL_LIKELY(!t->conn_lost)
+               ? put(t, NULL, p, n)
+               : hl_transport_lost_write(HL_TRANSPORT(t),
+                                         "socket.send() raised exception.");
+}
+
 /* A view of an element of writelines(), or empty bytes for one that is passed over. */
 static PyObject *
 as_line(PyObject *item)

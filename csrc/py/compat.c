@@ -219,6 +219,48 @@ waiters_agree(hl_base_future *waiting, PyObject *waiter)
 }
 #endif
 
+/* ---- the module _ssl ---- */
+
+/* What its objects begin with, in 3.12 to 3.15. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *socket; /* a weak reference; NULL for those over a MemoryBIO */
+    void *ssl;
+    PyObject *context;
+} ssl_socket;
+
+typedef struct {
+    PyObject_HEAD
+    void *bio;
+} ssl_memory;
+
+/* Of a type that C made under this name, and big enough.  None without a GIL: others
+ * could use the object meanwhile. */
+static bool
+is_of_ssl(PyObject *obj, const char *name, size_t size)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    return HL_KNOWS_SSL && strcmp(type->tp_name, name) == 0 &&
+           type->tp_basicsize >= (Py_ssize_t)size;
+}
+
+/* The two neighbours of `ssl` are where they are looked for, so it is too. */
+void *
+hl_ssl_pointer(PyObject *sslobj, PyObject *context)
+{
+    ssl_socket *s = (ssl_socket *)sslobj;
+    bool fits = is_of_ssl(sslobj, "_ssl._SSLSocket", sizeof(*s)) && s->socket == NULL &&
+                s->context == context;
+    return fits ? s->ssl : NULL;
+}
+
+void *
+hl_ssl_bio(PyObject *memory)
+{
+    bool fits = is_of_ssl(memory, "_ssl.MemoryBIO", sizeof(ssl_memory));
+    return fits ? ((ssl_memory *)memory)->bio : NULL;
+}
+
 /* ---- Future and Task ---- */
 
 /* A field that was added, or taken away, shows here first; fields_agree() then finds

@@ -14,4 +14,10 @@ int hl_contexts_leave(PyObject *left);
 /* Enters them again; an exception that is set stays.  0 or -1. */
 int hl_contexts_enter(PyObject *left);
 
+/* The SSL of an object of _ssl that has no socket and this context; the BIO of an
+ * ssl.MemoryBIO: both borrowed, of OpenSSL's types.  NULL for anything that does not
+ * look like it. */
+void *hl_ssl_pointer(PyObject *sslobj, PyObject *context);
+void *hl_ssl_bio(PyObject *memory);
+
 #endif

@@ -60,6 +60,14 @@
 #define HL_TASKS_IN_TSTATE (PY_VERSION_HEX >= 0x030E0000)
 #define HL_KNOWS_WAITERS (PY_VERSION_HEX >= 0x030E0000)
 
+/* The objects of _ssl are those that compat.c mirrors, and nobody uses them while we
+ * have the GIL. */
+#ifdef Py_GIL_DISABLED
+#define HL_KNOWS_SSL 0
+#else
+#define HL_KNOWS_SSL (PY_VERSION_HEX < 0x03100000)
+#endif
+
 /* From 3.15 on __init__ refuses to run twice. */
 #define HL_INIT_ONCE (PY_VERSION_HEX >= 0x030F0000)
 

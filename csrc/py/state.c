@@ -129,6 +129,7 @@ hl_state_traverse(hl_state *st, visitproc visit, void *arg)
     Py_VISIT(st->current_tasks);
     Py_VISIT(st->coro_types);
     Py_VISIT(st->eager_factory);
+    Py_VISIT(st->openssl);
     return 0;
 }
 
@@ -169,6 +170,7 @@ hl_state_clear(hl_state *st)
     Py_CLEAR(st->current_tasks);
     Py_CLEAR(st->coro_types);
     Py_CLEAR(st->eager_factory);
+    Py_CLEAR(st->openssl);
     return 0;
 }
 

@@ -43,6 +43,7 @@
     X(_resumed)                                                                        \
     X(_set_aside)                                                                      \
     X(_sslobj)                                                                         \
+    X(_msg_callback)                                                                   \
     X(_start)                                                                          \
     X(_stream_reader)                                                                  \
     X(_stream_reader_wr)                                                               \
@@ -248,6 +249,7 @@ typedef struct hl_state {
     PyObject *current_tasks; /* asyncio's {loop: task}, shared with _asyncio; or NULL */
     PyObject *coro_types;    /* set of types that asyncio.iscoroutine() has accepted */
     PyObject *eager_factory; /* asyncio.eager_task_factory; or NULL */
+    PyObject *openssl;       /* a capsule, None, or NULL: net/tls_openssl.c */
     bool takes_eager_start;  /* does this version's loop.create_task()? */
     bool native;             /* our Future and Task fit this interpreter */
     /* Versions of StreamReader and its protocol for which streams_ok was found. */
