@@ -42,6 +42,21 @@ def missing_from(sdist: Path) -> list[str]:
     return sorted(set(run("git", "ls-files").splitlines()) - held)
 
 
+def unhardened(library: Path) -> list[str]:
+    """What SECURITY.md promises of a released build, and this one has not. Needs binutils."""
+    if shutil.which("readelf") is None or any(
+        flag.startswith("-O") for flag in os.environ.get("CFLAGS", "").split()
+    ):
+        return []
+    said = run("readelf", "--wide", "--dynamic", "--program-headers", "--dyn-syms", library)
+    promised = {
+        "full RELRO": "GNU_RELRO" in said and "BIND_NOW" in said,
+        "canaries on stacks": "__stack_chk_fail" in said,
+        "checked copies": "__memcpy_chk" in said or "__memset_chk" in said,
+    }
+    return [name for name, there in promised.items() if not there]
+
+
 def main(folder: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -56,6 +71,10 @@ def main(folder: Path) -> int:
     run(sys.executable, "-m", "venv", folder / "venv")
     python = folder / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", sdist)
+    (library,) = folder.glob("venv/lib/python*/site-packages/hotloop/_core*.so")
+    if missing := unhardened(library):
+        print(f"package: {library.name} has no {', no '.join(missing)}")
+        return 1
     (folder / "program.py").write_text(PROGRAM)
     said = run(python, "-m", "hotloop", folder / "program.py", cwd=folder).strip()
     print(f"package: {sdist.name} ({os.path.getsize(sdist)} bytes) builds; runs on {said}")

@@ -5,6 +5,7 @@
 #ifdef HL_FAULTS
 
 #include <stdlib.h>
+#include <string.h>
 
 /* The linker's names for the ends of the section that HL_SITE() fills. */
 extern hl_site *__start_hl_sites[] __attribute__((visibility("hidden")));
@@ -70,8 +71,16 @@ hl_fault_reset(void)
     }
 }
 
-/* The kernel does not see a call that fails.  `less` is the call that does part of it;
- * where there is none, asking for it is the driver's mistake. */
+/* Does the errno say that what was asked for goes on all the same?  Then it has to. */
+static bool
+goes_on(const hl_site *site, int err)
+{
+    return (err == EINPROGRESS || err == EINTR) && strcmp(site->call, "connect") == 0;
+}
+
+/* The kernel does not see a call that fails, but for a connect() that goes on.  `less`
+ * is the call that does part of it; where there is none, asking for it is the driver's
+ * mistake. */
 #define NEVER (abort(), (errno = EINVAL), -1)
 #define DEFINE(result, name, params, call, less)                                       \
     result hl_faulty_##name(hl_site *site, HL_SYS_LIST params)                         \
@@ -81,6 +90,9 @@ hl_fault_reset(void)
             return less;                                                               \
         }                                                                              \
         if (err != 0) {                                                                \
+            if (goes_on(site, err)) {                                                  \
+                (void)(call);                                                          \
+            }                                                                          \
             errno = err;                                                               \
             return -1;                                                                 \
         }                                                                              \

@@ -196,7 +196,7 @@ begin(Connecting *c)
     c->fd = hl_sys_socket(c->to.u.any.sa_family,
                           SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
     if (c->fd < 0) {
-        return hl_raise_int(-errno);
+        return hl_raise_errno(errno);
     }
     if (hl_loop_check_fd_free(c->loop, c->fd) < 0) {
         return -1;
@@ -205,7 +205,7 @@ begin(Connecting *c)
         return 0;
     }
     if (errno != EINPROGRESS && errno != EINTR) {
-        return hl_raise_int(-errno);
+        return hl_raise_errno(errno);
     }
     c->future = hl_future_new(c->st, (PyObject *)c->loop);
     if (c->future == NULL ||

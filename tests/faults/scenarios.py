@@ -17,6 +17,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,10 @@ class Log(logging.Handler):
 class World:
     """One run of one program."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, lenient: bool) -> None:
         self.backend = backend
+        self.lenient = lenient
+        self.patience: threading.Timer | None = None
         self.loop: Any = None
         self.told: list[BaseException] = []  # whoever was told of an error
         self.open: set[Any] = set()  # transports whose connection_lost() has not come
@@ -70,7 +73,21 @@ class World:
     def new_loop(self) -> Any:
         loop = hotloop.new_event_loop(self.backend)
         loop.set_exception_handler(self.report)
+        if self.lenient and self.main is None:
+            self.patience = threading.Timer(40 * GRACE, self.stop, (loop,))
+            self.patience.start()
         return loop
+
+    def stop(self, loop: Any) -> None:
+        """For programs that run loops of their own; in another thread."""
+        self.gave_up = True
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(loop.stop)
+
+    def end(self) -> None:
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience.join()
 
     def report(self, loop: Any, context: dict[str, Any]) -> None:
         self.hear(context.get("exception") or RuntimeError(context["message"]))
