@@ -153,7 +153,6 @@ class Injector:
             self.sites[site.name] = site
         self.armed: Site | None = None
         self.left = self.code = self.fired = 0
-        self._patch()
 
     def reset(self) -> None:
         self.library.hl_fault_reset()
@@ -228,7 +227,9 @@ class Injector:
 
         return wrapper
 
-    def _patch(self) -> None:
+    def patch(self) -> None:
+        """From now on Python's calls are sites too. What C does by itself for an untouched
+        socket class, such as connecting, it then leaves to Python."""
         kind: Any = socket.socket
         methods = "bind listen accept getsockopt setsockopt setblocking send sendto"
         for name in (methods + " recv recv_into recvfrom recvfrom_into").split():

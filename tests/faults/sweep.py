@@ -401,25 +401,29 @@ def work(backend: str, program: str, out: Any, options: Any, start: int) -> None
     asyncio.constants.ACCEPT_RETRY_DELAY = 0.005  # type: ignore[assignment]
     injector = Injector()
     runner = Runner(injector, backend, program)
-    for _ in range(2):
-        faulthandler.dump_traceback_later(LIMIT, exit=True)
-        result = runner.run(None)
-    gc.collect()
-    gc.freeze()
-    injector.reset()
-    result = runner.run(None)
-    if result["faults"]:
-        say("broken", result["faults"])
-        return
-    counts = runner.counts
-    if start == 0:
+    cells: list[Cell] = []
+    for patched in (False, True):
+        if patched:
+            injector.patch()
+        for _ in range(3):  # the last one counts
+            faulthandler.dump_traceback_later(LIMIT, exit=True)
+            injector.reset()
+            result = runner.run(None)
+            if not patched:
+                gc.collect()
+                gc.freeze()
+        if result["faults"]:
+            say("broken", result["faults"])
+            return
+        counts = {name: n for name, n in runner.counts.items() if ("hotloop." in name) is patched}
         say("sites", list(counts))
-    cells = plan_cells(program, counts, options.short, options.site)
-    for number in range(start, len(cells)):
-        cell = cells[number]
-        say("start", number, cell.site, cell.code, cell.nth)
-        faulthandler.dump_traceback_later(LIMIT, exit=True)
-        say("end", number, runner.run(cell))
+        first = len(cells)
+        cells += plan_cells(program, counts, options.short, options.site)
+        for number in range(max(first, start), len(cells)):
+            cell = cells[number]
+            say("start", number, cell.site, cell.code, cell.nth)
+            faulthandler.dump_traceback_later(LIMIT, exit=True)
+            say("end", number, runner.run(cell))
     faulthandler.cancel_dump_traceback_later()
     say("done")
 
@@ -552,7 +556,10 @@ class Sweep:
 def one_cell(program: str, backend: str, site: str, nth: str, code: str) -> int:
     """For a debugger: one cell in this process; says what the tasks wait for should it hang."""
     asyncio.constants.ACCEPT_RETRY_DELAY = 0.005  # type: ignore[assignment]
-    runner = Runner(Injector(), backend, program)
+    injector = Injector()
+    runner = Runner(injector, backend, program)
+    if "hotloop." in site:
+        injector.patch()
     for _ in range(2):
         print(runner.run(None))
 
