@@ -15,7 +15,7 @@ from interplib import Interpreter
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 13),
-    reason="3.12's own _asyncio crashes in them; test_subinterpreters_are_refused",
+    reason="3.12's own _asyncio crashes in them; test_subinterpreters of the features",
 )
 
 WORK = """
