@@ -50,6 +50,7 @@ ERRNOS: dict[str, str] = {
     "epoll_ctl": "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM",
     "epoll_wait": "EBADF EINTR EINVAL",
     "epoll_pwait2": "EBADF EINTR EINVAL ENOSYS EPERM",
+    "poll": "EINTR EINVAL ENOMEM",
     "pselect": "EBADF EINTR EINVAL ENOMEM",
     "close": "EBADF EINTR EIO ENOSPC EDQUOT",
     # in Python

@@ -20,6 +20,7 @@ import gc
 import json
 import logging
 import os
+import random
 import selectors
 import signal
 import sys
@@ -482,6 +483,7 @@ class Sweep:
         self.distinct: set[tuple[str, int, str, str]] = set()
         self.cells = self.fired = self.gave_up = self.crashes = self.hangs = self.leaks = 0
         self.failures: list[str] = []
+        self.until = time.monotonic() + options.seconds
         self.kinds: dict[tuple[str, str], int] = collections.Counter()
 
     def fail(self, worker: Worker, what: str) -> None:
@@ -538,6 +540,11 @@ class Sweep:
     def run(self, todo: list[tuple[str, str]]) -> None:
         with selectors.DefaultSelector() as selector:
             while todo or selector.get_map():
+                if time.monotonic() > self.until:
+                    for key in selector.get_map().values():
+                        os.kill(key.data.pid, signal.SIGKILL)
+                    print("faults: stopped before the end, as asked")
+                    break
                 while todo and len(selector.get_map()) < self.options.jobs:
                     worker = Worker(*todo.pop(), self.options)
                     selector.register(worker.out, selectors.EVENT_READ, worker)
@@ -586,6 +593,8 @@ def main() -> int:
     parser.add_argument("--site", default="")
     parser.add_argument("--backend", action="append", choices=("epoll", "select"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long")
+    parser.add_argument("--shuffle", action="store_true")
     parser.add_argument("--show", type=int, default=1)
     parser.add_argument("--cell", nargs=5, metavar=("PROGRAM", "BACKEND", "SITE", "NTH", "ERRNO"))
     options = parser.parse_args()
@@ -597,6 +606,8 @@ def main() -> int:
     todo = [(backend, program) for backend in backends for program in programs]
     if options.short:
         todo = [each for each in todo if each[0] == "epoll" or each[1] in SHORT_SELECT]
+    if options.shuffle:
+        random.shuffle(todo)
     sweep = Sweep(options)
     sweep.run(todo[::-1])
     native = {site.name for site in Injector() if site.native is not None}
