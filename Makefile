@@ -65,8 +65,10 @@ LINTERS := $(VENV)/.linters
 PROGRAMS := $(VENV)/.programs
 
 # Not all that the tests use has a build for free-threaded Pythons; they skip what is missing.
-WITH_TESTS := $(if $(filter %t,$(lastword $(subst -, ,$(patsubst %$(PLACE),%,$(VENV))))),\
-    . pytest 'hypothesis>=6.100,<6.120','.[test]')
+WITH_TESTS := '.[test]'
+ifneq ($(filter %t,$(lastword $(subst -, ,$(patsubst %$(PLACE),%,$(VENV))))),)
+WITH_TESTS := . pytest 'hypothesis>=6.100,<6.120'
+endif
 
 SOURCES := setup.py pyproject.toml $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')
 
