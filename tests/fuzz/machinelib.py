@@ -17,7 +17,7 @@ SECONDS = float(os.environ.get("HOTLOOP_FUZZ_SECONDS") or 0)
 SHRINK = [] if os.environ.get("HOTLOOP_FUZZ_NO_SHRINK") else [Phase.shrink]
 KINDS = 3  # a machine's test runs on asyncio (the model's oracle), epoll and select
 SHORT = 25  # programs
-ROUND = 200  # programs between two looks at the clock
+ROUND = 25  # programs between two looks at the clock
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:
