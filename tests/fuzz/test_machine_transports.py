@@ -113,7 +113,10 @@ class LoopEnd(End):
             t.resume_reading()
         elif what == "eof" and not self.ended:
             self.ended = True
-            t.write_eof()
+            try:
+                t.write_eof()
+            except OSError:  # reset by the peer, which no event has told yet: asyncio's too
+                pass
         elif what in ("close", "abort"):
             self.gone = True
             getattr(t, what)()
