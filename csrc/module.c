@@ -43,14 +43,9 @@ module_free(void *mod)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-/* All that changes is in the module's state or hangs on a loop.  Of the process
- * there is only the signal wakeup, which the main interpreter alone can set.  On
- * 3.12 a program that has run stock asyncio so ends in the allocator's abort(). */
-#if PY_VERSION_HEX >= 0x030D0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#else
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
+    /* All that changes is in the module's state or hangs on a loop.  Of the process
+     * there is only the signal wakeup, which the main interpreter alone can set. */
+    {Py_mod_multiple_interpreters, HL_MULTIPLE_INTERPRETERS},
 #ifdef Py_mod_gil
 /* What has been tested without a GIL is 3.13; later versions turn it on for us. */
 #if HL_TASKS_IN_TSTATE

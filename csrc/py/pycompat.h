@@ -57,6 +57,14 @@
 
 /* From 3.14 on asyncio's tasks hang on a list of the thread state, by a node of their
  * own, the current task is kept there too, and a future knows who awaits it. */
+/* On 3.12 a program that has run stock asyncio in an interpreter with a GIL of its own
+ * ends in the allocator's abort(). */
+#if PY_VERSION_HEX >= 0x030D0000
+#define HL_MULTIPLE_INTERPRETERS Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
+#else
+#define HL_MULTIPLE_INTERPRETERS Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED
+#endif
+
 #define HL_TASKS_IN_TSTATE (PY_VERSION_HEX >= 0x030E0000)
 #define HL_KNOWS_WAITERS (PY_VERSION_HEX >= 0x030E0000)
 

@@ -55,6 +55,7 @@ class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
 
         Up to some 3.13 asyncio's _wait() would wait for ever: for a pipe that never was, too.
         """
+        assert self._proc is not None
         for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
             if file is not None and self._pipes.get(fd) is None:
                 file.close()
