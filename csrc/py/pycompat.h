@@ -55,8 +55,6 @@
  * callback runs in a copy of the context of whoever had it called. */
 #define HL_STREAM_HAS_CONTEXT (PY_VERSION_HEX >= 0x030F0000)
 
-/* From 3.14 on asyncio's tasks hang on a list of the thread state, by a node of their
- * own, the current task is kept there too, and a future knows who awaits it. */
 /* On 3.12 a program that has run stock asyncio in an interpreter with a GIL of its own
  * ends in the allocator's abort(). */
 #if PY_VERSION_HEX >= 0x030D0000
@@ -65,6 +63,8 @@
 #define HL_MULTIPLE_INTERPRETERS Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED
 #endif
 
+/* From 3.14 on asyncio's tasks hang on a list of the thread state, by a node of their
+ * own, the current task is kept there too, and a future knows who awaits it. */
 #define HL_TASKS_IN_TSTATE (PY_VERSION_HEX >= 0x030E0000)
 #define HL_KNOWS_WAITERS (PY_VERSION_HEX >= 0x030E0000)
 
