@@ -32,6 +32,8 @@ typedef struct {
  * stands where a call does all or nothing. */
 #define HL_SYS_CALLS(X, never)                                                         \
     X(ssize_t, read, (int fd, void *p, size_t n), read(fd, p, n), read(fd, p, 1))      \
+    X(ssize_t, readv, (int fd, const struct iovec *v, int n), readv(fd, v, n),         \
+      read(fd, v->iov_base, 1))                                                        \
     X(ssize_t, write, (int fd, const void *p, size_t n), write(fd, p, n),              \
       write(fd, p, 1))                                                                 \
     X(ssize_t, writev, (int fd, const struct iovec *v, int n), writev(fd, v, n),       \
@@ -132,6 +134,7 @@ HL_SYS_CALLS_LINUX(HL_SYS_DECLARE, )
 int hl_faulty_close(hl_site *site, int fd);
 
 #define hl_sys_read(...) hl_faulty_read(HL_SITE("read"), __VA_ARGS__)
+#define hl_sys_readv(...) hl_faulty_readv(HL_SITE("readv"), __VA_ARGS__)
 #define hl_sys_write(...) hl_faulty_write(HL_SITE("write"), __VA_ARGS__)
 #define hl_sys_writev(...) hl_faulty_writev(HL_SITE("writev"), __VA_ARGS__)
 #define hl_sys_recv(...) hl_faulty_recv(HL_SITE("recv"), __VA_ARGS__)

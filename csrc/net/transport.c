@@ -7,6 +7,9 @@
 /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES. */
 #define LOG_AFTER 5
 
+/* From this size on, copying what was read costs more than guessing how much comes. */
+#define LARGE_READ (16 * 1024)
+
 /* ---- calls ---- */
 
 /* The protocol is held here: it may replace itself by set_protocol(), and so drop the
@@ -419,8 +422,6 @@ read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
         *n = *n < 0 ? -errno : 0;
         return NULL;
     }
-    t->bulk = t->filled && *n == HL_READ_MAX;
-    t->filled = *n == HL_READ_MAX;
     PyObject *data = PyBytes_FromStringAndSize((char *)buf, *n);
     if (data == NULL) {
         *n = -ENOMEM;
@@ -428,12 +429,51 @@ read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
     return data;
 }
 
-/* Two ways, by what the last reads were like: a full buffer sets `filled`,
- * a second one in a row `bulk`, and the first that is not filled clears both. */
+/* A read that may be as large as the last one: into an object of that size, and what
+ * comes beyond it into the shared buffer.  No copy is made where messages are alike. */
+static PyObject *
+read_large(hl_transport *t, int fd, ssize_t *n)
+{
+    unsigned char *rest = hl_loop_scratch(t->loop);
+    size_t room = t->last_read;
+    PyObject *data =
+        rest == NULL ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+    if (data == NULL) {
+        *n = -ENOMEM;
+        return NULL;
+    }
+    struct iovec v[] = {{PyBytes_AS_STRING(data), room}, {rest, HL_READ_MAX - room}};
+    *n = hl_sys_readv(fd, v, 2);
+    if (*n <= 0) {
+        *n = *n < 0 ? -errno : 0;
+        Py_DECREF(data);
+        return NULL;
+    }
+    if ((size_t)*n != room && _PyBytes_Resize(&data, *n) < 0) {
+        *n = -ENOMEM;
+        return NULL;
+    }
+    if ((size_t)*n > room) {
+        memcpy(PyBytes_AS_STRING(data) + room, rest, (size_t)*n - room);
+    }
+    return data;
+}
+
+/* By what the last reads were like: a full buffer sets `filled`, a second one in a row
+ * `bulk`, and the first that is not filled clears both. */
 PyObject *
 hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n)
 {
-    return t->bulk ? read_bulk(t, fd, sock, n) : read_small(t, fd, sock, n);
+    if (t->bulk) {
+        return read_bulk(t, fd, sock, n);
+    }
+    PyObject *data = t->last_read ? read_large(t, fd, n) : read_small(t, fd, sock, n);
+    if (HL_LIKELY(data != NULL)) {
+        t->bulk = t->filled && *n == HL_READ_MAX;
+        t->filled = *n == HL_READ_MAX;
+        t->last_read = *n >= LARGE_READ && *n < HL_READ_MAX ? (unsigned)*n : 0;
+    }
+    return data;
 }
 
 /* ---- methods that are the same for all ---- */

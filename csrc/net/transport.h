@@ -22,6 +22,7 @@
     PyObject *read_ctx;   /* the context that reads run in; or NULL */                 \
     PyObject *write_ctx;  /* that of the write that is held or waits; or NULL */       \
     Py_ssize_t high, low; /* water marks */                                            \
+    unsigned last_read;   /* bytes of the last read if they were many, else 0 */       \
     int fd;                                                                            \
     unsigned conn_lost; /* > 0: connection_lost() is on its way; counts writes */      \
     bool own_ctx;       /* read_ctx is for all calls, and stays the same */            \

@@ -808,3 +808,34 @@ def test_reset_with_data_pending(run: Any) -> None:
         assert lost in (("lost", "ConnectionResetError"), ("lost", "BrokenPipeError"))
 
     run(main())
+
+
+class Pieces(Recorder):
+    """Keeps what data_received() was given each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append(data)
+        super().data_received(data)
+
+
+def test_reads_of_all_sizes(run: Any) -> None:
+    """A message that the kernel has whole is given whole, whatever the one before was like."""
+    sizes = [20_000, 20_000, 50_000, 16_384, 1, 16_383, 60_000, 80_000, 80_001, 30, 70_000]
+
+    async def main() -> None:
+        protocol = Pieces()
+        one = await link(protocol, tcp=False)
+        sent = []
+        for n, size in enumerate(sizes * 2):
+            message = bytes(range(n, n + 100)) * (size // 100) + b"x" * (size % 100)
+            assert one.far.send(message) == size
+            sent.append(message)
+            await protocol.until_data(sum(map(len, sent)))
+        assert protocol.pieces == sent
+        await finish(one)
+
+    run(main())
