@@ -195,6 +195,9 @@ static Py_ssize_t
 membio_read(hl_tls_engine *e, char *p, size_t n)
 {
     membio *m = SELF(e);
+    if (n == 0) { /* to _ssl that is the end, whatever there is; to OpenSSL it is not */
+        return 0;
+    }
     if (!m->more) {
         Py_ssize_t left = membio_incoming(e);
         if (left <= 0) {

@@ -219,6 +219,47 @@ def test_records_in_pieces(run: Any, certs: Certs) -> None:
     run(main())
 
 
+class Empty(asyncio.BufferedProtocol):
+    """Offers no room, the first time."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.lost = asyncio.Event()
+        self.room = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.seen.append("made")
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        room, self.room = self.room, 100
+        return bytearray(room)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.seen.append(nbytes)
+
+    def eof_received(self) -> None:
+        self.seen.append("eof")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+
+
+def test_a_buffer_without_room_is_the_end(run: Any, certs: Certs) -> None:
+    """asyncio asks for one as soon as the handshake is over, and takes 0 bytes for an end."""
+
+    async def main() -> None:
+        one = await link(certs, Empty())
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert one.protocol.seen == ["made", "eof"]
+        one.transport.abort()
+        async with asyncio.timeout(LIMIT):
+            await one.protocol.lost.wait()
+        one.peer.sock.close()
+
+    run(main())
+
+
 def test_a_stranger_writes_below(run: Any, certs: Certs) -> None:
     """A write() put into the transport below gets the ciphertext of every write."""
 
