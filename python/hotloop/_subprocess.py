@@ -50,15 +50,17 @@ class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
 
-    async def _ended_unconnected(self) -> None:
-        """Waits for the child after its pipes could not be connected.
+    async def _ended_unconnected(self, failed: bool) -> None:
+        """Waits for the child after its pipes could not be connected, or nobody waits for them.
 
-        Up to some 3.13 asyncio's _wait() would wait for ever: for a pipe that never was, too.
+        Up to some 3.13 asyncio's _wait() would wait for ever: for a pipe that never was, too. Not
+        failed: connecting goes on, and what it has not come to yet is its own to close.
         """
         assert self._proc is not None
-        for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
-            if file is not None and self._pipes.get(fd) is None:
-                file.close()
+        if failed:
+            for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
+                if file is not None and self._pipes.get(fd) is None:
+                    file.close()
         if self._returncode is None:
             self._gone = self._loop.create_future()
             await self._gone
@@ -213,7 +215,7 @@ class SubprocessMixin(Base):
             raise
         except BaseException:
             transport.close()
-            await transport._ended_unconnected()
+            await transport._ended_unconnected(not waiter.cancelled())
             raise
         return transport
 
