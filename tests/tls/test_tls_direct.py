@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import ssl
 import sys
 import sysconfig
 from typing import Any
 
 import pytest
-from netlib import LIMIT, Recorder
-from tlslib import Certs, arrived, link, only, pair
+from netlib import LIMIT, Recorder, tcp_pair
+from tlslib import NAME, Certs, Peer, arrived, link, only, pair
 
 KNOWN = (3, 12) <= sys.version_info < (3, 16) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
@@ -215,6 +216,86 @@ def test_records_in_pieces(run: Any, certs: Certs) -> None:
                     await asyncio.sleep(0)
         assert one.protocol.data == sent
         await one.finish()
+
+    run(main())
+
+
+class Inner(ctypes.Structure):
+    """What csrc/py/compat.c takes an _ssl._SSLSocket to begin with."""
+
+    _fields_ = (
+        ("refs", ctypes.c_ssize_t),
+        *((name, ctypes.c_void_p) for name in ("type", "socket", "ssl", "context")),
+    )
+
+
+def openssl(name: str, sslobj: Any, *args: int) -> None:
+    """Calls one of OpenSSL's functions that Python does not have."""
+    import _ssl
+
+    function = getattr(ctypes.CDLL(_ssl.__file__), name)
+    pointer = ctypes.c_void_p(Inner.from_address(id(sslobj._sslobj)).ssl)
+    assert function(pointer, *args) == 1
+
+
+async def both_ways(transport: Any, protocol: Any, peer: Peer) -> None:
+    """Small and large writes, and what they look like at the other end."""
+    for size in (5, 70_000):
+        transport.write(b"x" * size)
+        assert await peer.read(size) == b"x" * size
+        before = len(protocol.data)
+        await peer.write(b"y" * size)
+        async with asyncio.timeout(LIMIT):
+            while len(protocol.data) < before + size:
+                await asyncio.sleep(0)
+
+
+@pytest.mark.skipif(not found(), reason="OpenSSL is linked into this _ssl, or is none of 3")
+@pytest.mark.parametrize("answer", [0, 1], ids=["one-way", "requested"])
+def test_new_keys_in_between(run: Any, certs: Certs, answer: int) -> None:
+    """What OpenSSL sends by itself while it reads, or before it writes, leaves in its order."""
+
+    async def main() -> None:
+        one = await link(certs)
+        ours = one.transport.get_extra_info("ssl_object")
+        for sslobj in (one.peer.tls, ours, one.peer.tls, ours):
+            openssl("SSL_key_update", sslobj, answer)
+            await both_ways(one.transport, one.protocol, one.peer)
+        await one.finish()
+
+    run(main())
+
+
+@pytest.mark.skipif(not found(), reason="OpenSSL is linked into this _ssl, or is none of 3")
+@pytest.mark.parametrize("by_us", [False, True], ids=["by-peer", "by-us"])
+@pytest.mark.parametrize("server_side", [False, True], ids=["client", "server"])
+def test_another_handshake(run: Any, certs: Certs, by_us: bool, server_side: bool) -> None:
+    """TLS 1.2 may begin anew at any time, and writes have to wait meanwhile."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        contexts = only(certs.client_context(), "1.2"), only(certs.server_context(), "1.2")
+        for context in contexts:
+            context.options &= ~ssl.OP_NO_RENEGOTIATION
+            context.options |= 1 << 8  # SSL_OP_ALLOW_CLIENT_RENEGOTIATION
+        protocol = Recorder()
+        near, far = tcp_pair()
+        peer = Peer(far, contexts[not server_side], not server_side)
+        making: Any
+        if server_side:
+            making = loop.connect_accepted_socket(lambda: protocol, near, ssl=contexts[1])
+        else:
+            making = loop.create_connection(
+                lambda: protocol, sock=near, ssl=contexts[0], server_hostname=NAME
+            )
+        (transport, _), _ = await asyncio.gather(making, peer.handshake())
+        for _ in range(2):
+            sslobj = transport.get_extra_info("ssl_object") if by_us else peer.tls
+            openssl("SSL_renegotiate", sslobj)
+            await both_ways(transport, protocol, peer)
+        transport.abort()
+        await protocol.until("lost")
+        far.close()
 
     run(main())
 
