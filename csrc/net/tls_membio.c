@@ -48,23 +48,25 @@ step(membio *m, PyObject *name)
 
 /* Nobody else has the MemoryBIOs: what a wrap_bio() of somebody keeps, it may look at.
  */
-static int
+static void
 go_direct(membio *m)
 {
     hl_tls_engine *e = &m->base;
     if (e->by_object || e->direct || Py_REFCNT(m->in) != 1 || Py_REFCNT(m->out) != 1) {
-        return 0;
+        return;
     }
-    int rc = hl_direct_attach(e->st, &m->direct, m->target, m->in, m->out);
+    hl_direct_attach(e->st, &m->direct, m->target, m->in, m->out);
     e->direct = m->direct.lib != NULL;
-    return rc;
 }
 
 static int
 membio_handshake(hl_tls_engine *e)
 {
     int rc = step(SELF(e), e->st->s_do_handshake);
-    return rc == 0 && go_direct(SELF(e)) < 0 ? HL_TLS_FAIL : rc;
+    if (rc == 0) {
+        go_direct(SELF(e));
+    }
+    return rc;
 }
 
 static int

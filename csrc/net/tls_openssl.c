@@ -149,8 +149,8 @@ look_for(PyObject *path, PyObject *version)
     return capsule;
 }
 
-/* Borrowed: a capsule, or None where it cannot be had; looked for once. NULL: an
- * exception. */
+/* Borrowed: a capsule, or None where it cannot be had; looked for once, and again where
+ * somebody hides the module for a while. */
 static PyObject *
 find(hl_state *st)
 {
@@ -159,7 +159,8 @@ find(hl_state *st)
     }
     PyObject *mod = PyImport_ImportModule("_ssl");
     if (mod == NULL) {
-        return NULL;
+        PyErr_Clear();
+        return Py_None;
     }
     PyObject *path = PyObject_GetAttrString(mod, "__file__");
     PyObject *version =
@@ -204,13 +205,13 @@ prove(hl_state *st, hl_openssl *o)
     return o->proven;
 }
 
-int
+void
 hl_direct_attach(hl_state *st, hl_direct *d, PyObject *sslobj, PyObject *in,
                  PyObject *out)
 {
     PyObject *lib = HL_KNOWS_SSL ? find(st) : Py_None;
-    if (lib == NULL || lib == Py_None) {
-        return lib == NULL ? -1 : 0;
+    if (lib == Py_None) {
+        return;
     }
     PyObject *context = PyObject_GetAttr(sslobj, st->s_context);
     PyObject *watched =
@@ -230,7 +231,6 @@ hl_direct_attach(hl_state *st, hl_direct *d, PyObject *sslobj, PyObject *in,
     Py_XDECREF(watched);
     Py_XDECREF(context);
     PyErr_Clear(); /* whatever was odd about it: it is left to the methods */
-    return 0;
 }
 
 void

@@ -34,10 +34,10 @@ enum {
 };
 
 /* Fills in *d for an object of _ssl whose handshake is over, if this interpreter and
- * its libssl are as they are known to be: else lib stays NULL.  0, or -1 with an
- * exception.  May run Python code. */
-int hl_direct_attach(hl_state *st, hl_direct *d, PyObject *sslobj, PyObject *in,
-                     PyObject *out);
+ * its libssl are as they are known to be: else lib stays NULL, without an exception.
+ * May run Python code. */
+void hl_direct_attach(hl_state *st, hl_direct *d, PyObject *sslobj, PyObject *in,
+                      PyObject *out);
 void hl_direct_detach(hl_direct *d);
 
 /* Bytes in a BIO. */

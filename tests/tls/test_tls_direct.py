@@ -66,6 +66,18 @@ def test_a_message_callback_sees_every_message(run: Any, certs: Certs) -> None:
     run(main())
 
 
+def test_a_module_that_is_hidden(run: Any, certs: Certs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As test suites do to programs that can do without TLS."""
+
+    async def main() -> None:
+        with monkeypatch.context() as hidden:
+            hidden.setitem(sys.modules, "_ssl", None)
+            ends = await pair(certs)
+        await exchange(ends)
+
+    run(main())
+
+
 class Keeping(ssl.SSLContext):
     """Looks at the traffic by way of the MemoryBIOs."""
 
