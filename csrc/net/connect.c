@@ -82,10 +82,12 @@ hl_socket_untouched(hl_state *st)
 
 /* ---- the address ---- */
 
-/* A numeric host of one family: 1, or 0 for anything else. */
+/* A numeric host of one family, spelt as it would be shown: 1, or 0 for anything else.
+ * An error tells the host as it was given. */
 static int
 literal(hl_inaddr *to, int family, const char *host, uint16_t port)
 {
+    char shown[INET6_ADDRSTRLEN];
     memset(to, 0, sizeof(*to));
     if (family == AF_INET && inet_pton(AF_INET, host, &to->u.in4.sin_addr) == 1) {
         to->u.in4.sin_family = AF_INET;
@@ -93,7 +95,9 @@ literal(hl_inaddr *to, int family, const char *host, uint16_t port)
         to->len = sizeof(to->u.in4);
     }
     else if (family == AF_INET6 &&
-             inet_pton(AF_INET6, host, &to->u.in6.sin6_addr) == 1) {
+             inet_pton(AF_INET6, host, &to->u.in6.sin6_addr) == 1 &&
+             inet_ntop(AF_INET6, &to->u.in6.sin6_addr, shown, sizeof(shown)) != NULL &&
+             strcmp(shown, host) == 0) {
         to->u.in6.sin6_family = AF_INET6;
         to->u.in6.sin6_port = htons(port);
         to->len = sizeof(to->u.in6);

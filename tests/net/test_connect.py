@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from dgramlib import needs_ipv6
 from netlib import LIMIT, Recorder, finish, link
 
 
@@ -695,3 +696,19 @@ def test_factory_raises_on_the_short_way(make_loop: Any, fails: type[BaseExcepti
         with pytest.raises(fails):
             loop.run_until_complete(loop.create_connection(factory, *listener.address))
         loop.close()
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::FFFF:127.0.0.1", "::ffff:7f00:1", "0::ffff:127.0.0.1"])
+def test_the_error_tells_the_host_as_it_was_given(
+    run: Callable[..., Any], closed_port: Callable[[], int], host: str
+) -> None:
+    port = closed_port()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(ConnectionRefusedError) as caught:
+            await loop.create_connection(Recorder, host, port)
+        assert caught.value.strerror == f"Connect call failed {(host, port, 0, 0)}"
+
+    run(main())
