@@ -36,7 +36,7 @@ receive(LoopObject *loop, int fd, size_t size)
         return PyBytes_FromStringAndSize((char *)buf, n);
     }
     if (!hl_would_block(errno)) {
-        (void)hl_raise_int(-errno);
+        (void)hl_raise_errno(errno);
     }
     return NULL;
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import platform
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,51 @@ def test_a_unix_socket_that_cannot_be_looked_at(
         monkeypatch.undo()
 
     hotrun(main())
+
+
+# recvfrom(), which recv() is, fails from block() on as if the kernel had no memory left.
+NO_MEMORY = """
+import asyncio, ctypes, hotloop, socket, struct
+
+class Program(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_ushort), ("steps", ctypes.c_void_p))
+
+def block(number):
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number)]
+    steps += [(0x06, 0, 0, 0x50000 | 12), (0x06, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = Program(len(steps), ctypes.addressof(code))
+    prctl = ctypes.CDLL(None).prctl
+    return prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.byref(program)) == 0
+
+async def main():
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    loop = asyncio.get_running_loop()
+    waits = asyncio.create_task(loop.sock_recv(a, 10))
+    await asyncio.sleep(0)
+    if not block(NUMBER):
+        raise SystemExit(77)
+    b.send(b"x")
+    for attempt in (waits, loop.sock_recv(a, 10)):
+        try:
+            await attempt
+        except BaseException as exc:
+            print(type(exc).__name__, exc.args[:1])
+    a.close()
+    b.close()
+
+asyncio.Runner(loop_factory=hotloop.new_event_loop).run(main())
+"""
+
+
+def test_a_kernel_without_memory_to_receive() -> None:
+    """An OSError, as socket.recv() raises it: MemoryError is for memory of Python's."""
+    number = {"x86_64": 45, "aarch64": 207}.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        pytest.skip("the number of recvfrom() is known on two machines")
+    code = NO_MEMORY.replace("NUMBER", str(number))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    if done.returncode == 77:
+        pytest.skip("no system call can be filtered here")
+    assert done.stdout.splitlines() == ["OSError (12,)"] * 2, done.stderr
