@@ -312,6 +312,55 @@ def test_another_handshake(run: Any, certs: Certs, by_us: bool, server_side: boo
     run(main())
 
 
+LOST_OF = {"abort": "NoneType", "close": "SSLError", "raise": "SSLError"}
+
+
+@pytest.mark.skipif(not found(), reason="OpenSSL is linked into this _ssl, or is none of 3")
+@pytest.mark.parametrize("what", ["write", "abort", "close", "raise"])
+def test_a_callback_in_the_middle_of_a_read(
+    run: Any, certs: Certs, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The server's callback for names runs while OpenSSL reads from memory that is lent."""
+
+    async def main() -> None:
+        contexts = only(certs.client_context(), "1.2"), only(certs.server_context(), "1.2")
+        for context in contexts:
+            context.options &= ~ssl.OP_NO_RENEGOTIATION
+            context.options |= 1 << 8  # SSL_OP_ALLOW_CLIENT_RENEGOTIATION
+        ends: Any = None
+
+        def named(*_args: Any) -> None:
+            if ends is None:
+                return
+            if what == "raise":
+                raise ZeroDivisionError
+            if what == "write":
+                ends.server.transport.write(b"of the same connection")
+                ends.client.transport.write(b"of another")
+            else:
+                getattr(ends.server.transport, what)()
+
+        contexts[1].sni_callback = named
+        ends = await pair(certs, client_context=contexts[0], server_context=contexts[1])
+        openssl("SSL_renegotiate", ends.client.transport.get_extra_info("ssl_object"))
+        ends.client.transport.write(b"begin")
+        if what == "write":
+            async with asyncio.timeout(LIMIT):
+                while ends.client.data != b"of the same connection" or len(ends.server.data) < 15:
+                    await asyncio.sleep(0)
+            assert sorted(ends.server.data) == sorted(b"begin" + b"of another")
+            await ends.abort()
+        else:
+            await ends.server.until("lost")
+            assert ends.server.events[-1] == ("lost", LOST_OF[what])
+            await ends.client.until("lost")
+
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: told.append(args.exc_type))
+    run(main())
+    assert told == ([ZeroDivisionError] if what == "raise" else [])
+
+
 class Empty(asyncio.BufferedProtocol):
     """Offers no room, the first time."""
 
