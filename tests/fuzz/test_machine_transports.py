@@ -185,7 +185,7 @@ class RawEnd(End):
                 data = self.sock.recv(n)
                 self.got += data
                 self.events += [] if data else ["eof"]
-            elif what == "eof":
+            elif what == "eof" and not self.ended:  # once over both ways, the kernel refuses
                 self.ended = True
                 self.sock.shutdown(socket.SHUT_WR)
             elif what in ("close", "abort"):
