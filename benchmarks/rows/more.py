@@ -9,7 +9,7 @@ import tempfile
 from itertools import repeat
 
 from rows.registry import Spent, begin, row, since
-from rows.streams import echo_lines, readline_round_trips
+from rows.streams import echo_lines, handlers_end, readline_round_trips
 from rows.tls import client_context, server_context
 from rows.traffic import udp
 from rows.transports import port_of
@@ -31,6 +31,7 @@ async def open_connection(count: int) -> Spent:
         await writer.wait_closed()
     spent = since(start)
     server.close()
+    await handlers_end()
     return spent
 
 
@@ -49,6 +50,7 @@ async def tls_handshake(count: int) -> Spent:
         await writer.wait_closed()
     spent = since(start)
     server.close()
+    await handlers_end()
     return spent
 
 
@@ -76,6 +78,7 @@ async def bulk_streams(count: int) -> Spent:
     spent = since(start)
     writer.close()
     server.close()
+    await handlers_end()
     return spent
 
 
