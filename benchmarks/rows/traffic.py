@@ -86,8 +86,8 @@ class _Source(asyncio.Protocol):
         self.left = 0
         self.paused = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
 
     def push(self) -> None:
         while self.left and not self.paused:
@@ -123,8 +123,8 @@ async def bulk(count: int) -> Spent:
 class EchoDatagrams(asyncio.DatagramProtocol):
     transport: asyncio.DatagramTransport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.transport.sendto(data, addr)
@@ -141,8 +141,8 @@ class AskDatagrams(asyncio.DatagramProtocol):
         self.to_come = 0
         self.done: asyncio.Future[None]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
 
     def ask(self, rounds: int, window: int = 1) -> asyncio.Future[None]:
         self.done = asyncio.get_running_loop().create_future()

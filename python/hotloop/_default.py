@@ -21,5 +21,7 @@ def make_ours_the_default() -> None:
     policy = getattr(unix_events, "_UnixDefaultEventLoopPolicy", None)
     if policy is not None:
         policy._loop_factory = staticmethod(factory)
-    else:  # there are no policies any more
+    else:
+        # There are no policies any more. Stubs know modules' functions as constants, and the
+        # package under its name in sys.modules as any module: hence the silenced error.
         events.new_event_loop = sys.modules["asyncio"].new_event_loop = factory  # type: ignore[attr-defined]

@@ -244,6 +244,7 @@ class SockMixin(Base):
             return got
         if got is not None:
             try:
+                # Whatever _recv() made, its future is of bytes: the stub cannot say so.
                 return await got.future  # type: ignore[no-any-return]
             finally:
                 got.close()

@@ -79,6 +79,7 @@ def django() -> Any:
         ROOT_URLCONF="urls", SECRET_KEY="for a test", ALLOWED_HOSTS=["*"], DEBUG=False
     )
     sys.modules["urls"] = type(sys)("urls")
+    # A module made here has no attributes that a type checker knows: hence the silenced error.
     sys.modules["urls"].urlpatterns = [path("facts", answer)]  # type: ignore[attr-defined]
     return get_asgi_application()
 
@@ -88,6 +89,7 @@ def socketio() -> Any:
 
     server = socketio.AsyncServer(async_mode="asgi")
 
+    # The silenced error: python-socketio has types in some versions.
     @server.event  # type: ignore[untyped-decorator, unused-ignore]
     async def where(_sid: str) -> dict[str, str]:
         return facts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from doorlib import Run
@@ -76,13 +77,13 @@ unittest.main()
 """
 
 
-def test_pytest_asyncio_factory(run_file: Run, tmp_path: object) -> None:
+def test_pytest_asyncio_factory(run_file: Run, tmp_path: Path) -> None:
     plugin = pytest.importorskip("pytest_asyncio.plugin", reason="make doors installs it")
     if not hasattr(plugin, "pytest_asyncio_loop_factories") and not any(
         "loop_factories" in name for name in vars(plugin)
     ):
         pytest.skip("this pytest-asyncio has no hook for loop factories")
-    (tmp_path / "conftest.py").write_text(LOOP_FACTORIES)  # type: ignore[operator]
+    (tmp_path / "conftest.py").write_text(LOOP_FACTORIES)
     assert "1 passed" in run_file(FACTORY_TEST, *PYTEST, name="test_user.py")
 
 

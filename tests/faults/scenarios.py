@@ -781,7 +781,7 @@ async def unix(world: World) -> None:
 async def sendfile(world: World) -> None:
     port = await world.serve(lambda: Peer(world))
     transport, client = await world.loop.create_connection(lambda: Peer(world), HOST, port)
-    file = world.keep(tempfile.TemporaryFile())  # noqa: SIM115
+    file = world.keep(tempfile.TemporaryFile())  # noqa: SIM115 (closed by the world)
     file.write(bytes(LARGE))
     file.seek(0)
     transport.write(b"head")
@@ -885,7 +885,7 @@ async def tls_sendfile(world: World) -> None:
     transport, _ = await world.loop.create_connection(
         lambda: Peer(world), HOST, port, ssl=client_context()
     )
-    file = world.keep(tempfile.TemporaryFile())  # noqa: SIM115
+    file = world.keep(tempfile.TemporaryFile())  # noqa: SIM115 (closed by the world)
     file.write(bytes(20000))
     file.seek(0)
     assert await world.loop.sendfile(transport, file) == 20000
@@ -957,8 +957,8 @@ async def unix_letters(world: World) -> None:
 
 async def pipes(world: World) -> tuple[Any, Any]:
     read, write = os.pipe()
-    reader = world.keep(open(read, "rb", 0))  # noqa: SIM115
-    writer = world.keep(open(write, "wb", 0))  # noqa: SIM115
+    reader = world.keep(open(read, "rb", 0))  # noqa: SIM115 (closed by the world)
+    writer = world.keep(open(write, "wb", 0))  # noqa: SIM115 (closed by the world)
     _, receiver = await world.loop.connect_read_pipe(lambda: Peer(world), reader)
     _, sender = await world.loop.connect_write_pipe(lambda: Peer(world), writer)
     return receiver, sender
@@ -994,8 +994,8 @@ async def pipe_bulk(world: World) -> None:
 @scenario
 async def pipe_streams(world: World) -> None:
     read, write = os.pipe()
-    file = world.keep(open(read, "rb", 0))  # noqa: SIM115
-    other = world.keep(open(write, "wb", 0))  # noqa: SIM115
+    file = world.keep(open(read, "rb", 0))  # noqa: SIM115 (closed by the world)
+    other = world.keep(open(write, "wb", 0))  # noqa: SIM115 (closed by the world)
     reader = asyncio.StreamReader()
     await world.loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
     other.write(b"hello\n")

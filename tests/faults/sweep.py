@@ -254,6 +254,7 @@ class Runner:
         self.lenient = cell is not None and cell.call in OBJECTS
         before = left_over()
         world = World(self.backend, self.lenient and self.program in LIVES)
+        # The silenced error: two attributes that only a sweep gives to its world.
         world.fired = self.peek  # type: ignore[attr-defined]
         world.fired_elsewhere = 0  # type: ignore[attr-defined]
         with warnings.catch_warnings(record=True) as warned:
@@ -399,6 +400,7 @@ def work(backend: str, program: str, out: Any, options: Any, start: int) -> None
         out.write(json.dumps(what) + "\n")
         out.flush()
 
+    # The silenced error: stubs know it as a constant; a sweep cannot wait a second.
     asyncio.constants.ACCEPT_RETRY_DELAY = 0.005  # type: ignore[assignment]
     injector = Injector()
     runner = Runner(injector, backend, program)
@@ -562,6 +564,7 @@ class Sweep:
 
 def one_cell(program: str, backend: str, site: str, nth: str, code: str) -> int:
     """For a debugger: one cell in this process; says what the tasks wait for should it hang."""
+    # The silenced error: stubs know it as a constant; a sweep cannot wait a second.
     asyncio.constants.ACCEPT_RETRY_DELAY = 0.005  # type: ignore[assignment]
     injector = Injector()
     runner = Runner(injector, backend, program)

@@ -45,6 +45,7 @@ def hammer(machine: type[Machine], kind: str, steps: int = 40) -> None:
     try:
         logger.setLevel(logging.CRITICAL + 1)  # handlers that fail are part of it
         while True:
+            # The silenced error: hypothesis leaves it without types.
             run_state_machine_as_test(  # type: ignore[no-untyped-call]
                 this,
                 settings=settings(
@@ -62,5 +63,6 @@ def hammer(machine: type[Machine], kind: str, steps: int = 40) -> None:
                 break
     finally:
         logger.setLevel(level)
+        # The silenced error: of the class made above.
         programs: Any = this.programs  # type: ignore[attr-defined]
         print(f"fuzz: {programs} programs on {kind}")

@@ -97,6 +97,7 @@ class Real(World):
     def __init__(self, loop: asyncio.AbstractEventLoop, handler: str, unequal: bool) -> None:
         super().__init__(handler, unequal)
         self.loop: Any = loop
+        # The silenced error: programs do move time that way.
         loop.time = lambda: self.now  # type: ignore[method-assign]
         loop.set_exception_handler(lambda loop, context: self.report(context))
         self.futures = [loop.create_future() for _ in range(FUTURES)]
