@@ -7,6 +7,7 @@ import io
 import os
 import tempfile
 from itertools import repeat
+from typing import Any
 
 from rows.registry import Spent, begin, row, since
 from rows.streams import echo_lines, handlers_end, readline_round_trips
@@ -17,14 +18,13 @@ from rows.transports import port_of
 GROUP = "more"
 
 
-@row(GROUP, "open_connection", "open_connection", 500)
-async def open_connection(count: int) -> Spent:
-    """A connection through streams, a line each way, closed."""
-    server = await asyncio.start_server(echo_lines, "127.0.0.1", 0)
+async def lines_on_new_connections(count: int, serving: Any, asking: Any) -> Spent:
+    """A connection through streams, with these contexts of TLS or None; a line each way; closed."""
+    server = await asyncio.start_server(echo_lines, "127.0.0.1", 0, ssl=serving)
     port = port_of(server)
     start = begin()
     for _ in repeat(None, count):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=asking)
         writer.write(b"hello\n")
         await reader.readline()
         writer.close()
@@ -33,25 +33,18 @@ async def open_connection(count: int) -> Spent:
     server.close()
     await handlers_end()
     return spent
+
+
+@row(GROUP, "open_connection", "open_connection", 500)
+async def open_connection(count: int) -> Spent:
+    """A connection through streams, a line each way, closed."""
+    return await lines_on_new_connections(count, None, None)
 
 
 @row(GROUP, "tls_handshake", "TLS handshake", 100)
 async def tls_handshake(count: int) -> Spent:
     """A TLS connection through streams, a line each way, closed."""
-    server = await asyncio.start_server(echo_lines, "127.0.0.1", 0, ssl=server_context())
-    port = port_of(server)
-    context = client_context()
-    start = begin()
-    for _ in repeat(None, count):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        writer.write(b"hello\n")
-        await reader.readline()
-        writer.close()
-        await writer.wait_closed()
-    spent = since(start)
-    server.close()
-    await handlers_end()
-    return spent
+    return await lines_on_new_connections(count, server_context(), client_context())
 
 
 @row(GROUP, "bulk_streams", "bulk 64 MiB, streams", 64)
