@@ -92,13 +92,13 @@ set_stop_iteration(PyObject *value)
 /* What `await` in a coroutine calls: the interpreter uses am_send of generators and
  * coroutines alone.  The result comes as StopIteration, whose making and unmaking cost
  * more than all the rest; for None, which most futures are about, the slot's protocol
- * has an end without an exception. */
+ * has an end without an exception.  A tracer is told of each, so it gets one. */
 static PyObject *
 Iter_next(PyObject *op)
 {
     PyObject *out;
     if (Iter_send_slot(op, Py_None, &out) == PYGEN_RETURN) {
-        if (out != Py_None) {
+        if (out != Py_None || HL_UNLIKELY(hl_being_traced())) {
             set_stop_iteration(out);
         }
         Py_CLEAR(out);

@@ -639,3 +639,46 @@ def test_object_made_without_init(future_class):
     assert future.cancelled() is False
     with pytest.raises(RuntimeError):
         repr(future)
+
+
+@pytest.mark.parametrize("result", [None, 1])
+@pytest.mark.parametrize("step", ["next", "send"])
+def test_how_an_iterator_returns_its_result(anyloop, result, step):
+    future = anyloop.create_future()
+    iterator = future.__await__()
+    assert next(iterator) is future
+    future.set_result(result)
+    with pytest.raises(StopIteration) as caught:
+        next(iterator) if step == "next" else iterator.send(None)
+    assert caught.value.value is result
+    assert caught.value.args == (() if result is None else (result,))
+
+
+def exceptions_traced(loop):
+    """How many exceptions a tracer is told of in a coroutine that awaits a future."""
+    events = []
+
+    def trace(frame, event, arg):
+        if frame.f_code is main.__code__:
+            events.append(event)
+            return trace
+        return None
+
+    async def main(future):
+        loop.call_soon(future.set_result, None)
+        await future
+
+    sys.settrace(trace)
+    try:
+        loop.run_until_complete(main(loop.create_future()))
+    finally:
+        sys.settrace(None)
+    return events.count("exception")
+
+
+def test_a_tracer_hears_of_the_end_of_an_await(loop):
+    stock = asyncio.SelectorEventLoop()
+    try:
+        assert exceptions_traced(loop) == exceptions_traced(stock)
+    finally:
+        stock.close()
