@@ -219,17 +219,6 @@ check_debug(LoopObject *self, PyObject *callback, const char *name, bool any_thr
 
 /* ---- handles ---- */
 
-/* Queues a new handle (stolen, may be NULL); returns it. */
-static PyObject *
-soon(LoopObject *self, PyObject *handle)
-{
-    if (handle != NULL &&
-        hl_sched_push(&self->sched, HL_KIND_HANDLE, handle, NULL) < 0) {
-        Py_CLEAR(handle);
-    }
-    return handle;
-}
-
 /* The hot road of asyncio.BaseEventLoop.call_soon(): no Python code runs here unless
  * debug mode is on. */
 static PyObject *
@@ -246,8 +235,7 @@ Loop_call_soon(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *
         check_debug(self, args[0], "call_soon", false) < 0) {
         return NULL;
     }
-    return soon(self,
-                hl_handle_new(&self->sched, op, args[0], args + 1, nargs - 1, ctx));
+    return hl_handle_soon(&self->sched, op, args[0], args + 1, nargs - 1, ctx, false);
 }
 
 /* From any thread, with the GIL: the push itself needs no lock, and its place in the
@@ -267,8 +255,8 @@ Loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         check_debug(self, args[0], "call_soon_threadsafe", true) < 0) {
         return NULL;
     }
-    PyObject *handle = soon(
-        self, hl_safehandle_new(&self->sched, op, args[0], args + 1, nargs - 1, ctx));
+    PyObject *handle =
+        hl_handle_soon(&self->sched, op, args[0], args + 1, nargs - 1, ctx, true);
     if (handle != NULL) {
         hl_loop_wakeup(self);
     }

@@ -73,6 +73,7 @@ wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
 {
     hl_poll *poll = self->poll;
     int n;
+    hl_handle_settle(self->sched.st);
     /* Published under the GIL, which call_soon_threadsafe() holds as well, or under the
      * inbox's lock. */
     if (HL_UNLIKELY(!hl_sched_sleep(&self->sched))) {
@@ -191,7 +192,7 @@ run_debug(LoopObject *self, PyObject *obj, hl_cont_fn fn)
     }
     int rc = hl_loop_time(self, &before);
     if (rc == 0) {
-        rc = fn == NULL ? hl_handle_run(st, obj) : run_cont(self, obj, fn);
+        rc = fn == NULL ? hl_handle_run_queued(st, obj) : run_cont(self, obj, fn);
     }
     if (rc == 0 && (rc = hl_loop_time(self, &after)) == 0 &&
         after - before >= self->slow_callback_duration) {
@@ -221,7 +222,7 @@ run_entry(LoopObject *self, hl_entry e)
     case HL_KIND_HANDLE:
         hl_current_clear(s, (PyObject *)self);
         rc = HL_UNLIKELY(s->debug) ? run_debug(self, obj, NULL)
-                                   : hl_handle_run(s->st, obj);
+                                   : hl_handle_run_queued(s->st, obj);
         break;
     default:
         hl_current_clear(s, (PyObject *)self);
@@ -312,6 +313,8 @@ hl_run(LoopObject *self)
 {
     hl_current_slots outer = hl_current_bind(&self->sched);
     bool inside = self->sched.in_callback; /* of the run around this */
+    bool running = self->sched.running;
+    self->sched.running = true;
     int rc = self->sched.n_flush > 0 ? flush(self, 0) : 0;
     self->sched.in_callback = false; /* not between our own */
     if (rc == 0) {
@@ -321,6 +324,8 @@ hl_run(LoopObject *self)
     }
     HL_STORE(self->stopping, false);
     self->sched.in_callback = inside;
+    self->sched.running = running;
+    hl_handle_settle(self->sched.st);
     hl_current_clear(&self->sched, (PyObject *)self);
     hl_current_unbind(&self->sched, outer);
     return rc;

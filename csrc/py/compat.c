@@ -395,6 +395,87 @@ hl_compat_check(hl_state *st)
 
 /* ---- contexts ---- */
 
+/* A copy maps the very object that the original does, and both can be seen to, once one
+ * variable is set: an interpreter that lays Context out otherwise does not agree. */
+static bool
+context_agrees(PyObject *empty, PyObject *ctx, PyObject *copy)
+{
+    hl_base_context *e = (hl_base_context *)empty, *c = (hl_base_context *)ctx;
+    hl_base_context *d = (hl_base_context *)copy;
+    return Py_TYPE(ctx)->tp_basicsize == (Py_ssize_t)sizeof(*c) && c->prev == NULL &&
+           c->vars != NULL && c->vars != e->vars && c->vars == d->vars &&
+           Py_IS_TYPE(e->vars, Py_TYPE(c->vars)) &&
+           strcmp(Py_TYPE(c->vars)->tp_name, "hamt") == 0 && c->weakreflist == NULL &&
+           !c->entered;
+}
+
+int
+hl_contexts_check(hl_state *st)
+{
+    if (HL_FREE_THREADED) {
+        return 0; /* a snapshot may be gone before it is referenced */
+    }
+    PyObject *var = PyContextVar_New("hotloop probe", NULL), *token = NULL;
+    PyObject *empty = PyContext_New(), *ctx = PyContext_New(), *copy = NULL;
+    int rc = -1;
+    if (var == NULL || empty == NULL || ctx == NULL || PyContext_Enter(ctx) < 0) {
+        goto done;
+    }
+    token = PyContextVar_Set(var, Py_None);
+    copy = token == NULL ? NULL : PyContext_CopyCurrent();
+    if (PyContext_Exit(ctx) < 0 || copy == NULL) {
+        goto done;
+    }
+    if (context_agrees(empty, ctx, copy)) {
+        st->no_vars = Py_NewRef(((hl_base_context *)empty)->vars);
+    }
+    rc = 0;
+done:
+    Py_XDECREF(token);
+    Py_XDECREF(copy);
+    Py_XDECREF(ctx);
+    Py_XDECREF(empty);
+    Py_XDECREF(var);
+    return rc;
+}
+
+/* The spare one is taken out first: a run inside this one makes another. */
+PyObject *
+hl_context_take(hl_state *st, PyObject *vars)
+{
+    PyObject *ctx = st->spare_ctx;
+    st->spare_ctx = NULL;
+    if (HL_UNLIKELY(ctx == NULL)) {
+        ctx = PyContext_New();
+        if (ctx == NULL) {
+            Py_DECREF(vars);
+            return NULL;
+        }
+    }
+    /* What was there is the empty mapping, or another one of nobody's: freeing it runs
+     * no foreign code. */
+    Py_SETREF(((hl_base_context *)ctx)->vars, vars);
+    return ctx;
+}
+
+/* A token refers to its context, as do the thread while it is in it, a task, and
+ * whoever asked for it: with one reference left it cannot be told from a new one. */
+void
+hl_context_give(hl_state *st, PyObject *ctx)
+{
+    hl_base_context *c = (hl_base_context *)ctx;
+    if (Py_REFCNT(ctx) == 1 && !c->entered && c->weakreflist == NULL &&
+        st->spare_ctx == NULL && st->no_vars != NULL) {
+        PyObject *vars = c->vars;
+        c->vars = Py_NewRef(st->no_vars);
+        st->spare_ctx = ctx;
+        Py_DECREF(vars); /* may be the last of a value: runs any code */
+    }
+    else {
+        Py_DECREF(ctx);
+    }
+}
+
 /* A thread's own context, which nobody has entered, cannot be left: there it ends. */
 int
 hl_contexts_leave(PyObject *left)

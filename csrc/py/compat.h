@@ -8,6 +8,23 @@
  * Task are then left out); -1 with an exception. */
 int hl_compat_check(hl_state *st);
 
+/* Finds out whether Context is as mirrored: 0, or -1 with an exception. */
+int hl_contexts_check(hl_state *st);
+/* What the current context maps, to be given to hl_context_take() later: a new
+ * reference.  NULL, without an exception: it has to be copied the ordinary way. */
+static inline PyObject *
+hl_context_snapshot(hl_state *st)
+{
+    PyObject *ctx = st->no_vars == NULL ? NULL : hl_context_borrow();
+    return ctx == NULL ? NULL : Py_NewRef(((hl_base_context *)ctx)->vars);
+}
+/* A Context of such a snapshot (stolen, on failure too) that nobody else has: a new
+ * reference, or NULL with an exception. */
+PyObject *hl_context_take(hl_state *st, PyObject *vars);
+/* Steals a Context that may be kept for the next hl_context_take(): it is, if nobody
+ * else has it. */
+void hl_context_give(hl_state *st, PyObject *ctx);
+
 /* Leaves every context that this thread has entered, the innermost first, and appends
  * them to the list.  0 or -1. */
 int hl_contexts_leave(PyObject *left);

@@ -357,6 +357,32 @@ typedef struct {
     HL_BASE_HANDLE_FIELDS
 } hl_base_handle;
 
+/* How many bytes the interpreter has in front of an object that the collector knows:
+ * two words of the collector's, and two more where it keeps the weak references, whose
+ * place must agree.  0: it is another version, or another layout. */
+static inline size_t
+hl_gc_head_size(PyTypeObject *type)
+{
+#if defined(Py_GIL_DISABLED) || PY_VERSION_HEX >= 0x03100000
+    (void)type;
+    return 0;
+#else
+    size_t head = 4 * sizeof(void *);
+    return type->tp_weaklistoffset == -(Py_ssize_t)head ? head : 0;
+#endif
+}
+
+/* A contextvars.Context.  What it maps is an immutable object, so a snapshot of a
+ * context is a reference to that; copying a context is no more, with a new object
+ * around it. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *prev;
+    PyObject *vars;
+    PyObject *weakreflist;
+    int entered;
+} hl_base_context;
+
 /* The context that is current in this thread, borrowed; NULL when none has been needed.
  */
 static inline PyObject *

@@ -107,7 +107,7 @@ hl_state_init(PyObject *mod, hl_state *st)
     }
     /* Last, since the proof makes objects by way of the imports above. */
     int native = hl_compat_check(st);
-    if (native < 0) {
+    if (native < 0 || hl_contexts_check(st) < 0) {
         return -1;
     }
     st->native = native;
@@ -130,6 +130,8 @@ hl_state_traverse(hl_state *st, visitproc visit, void *arg)
     Py_VISIT(st->coro_types);
     Py_VISIT(st->eager_factory);
     Py_VISIT(st->openssl);
+    Py_VISIT(st->no_vars);
+    Py_VISIT(st->spare_ctx);
     return 0;
 }
 
@@ -171,6 +173,8 @@ hl_state_clear(hl_state *st)
     Py_CLEAR(st->coro_types);
     Py_CLEAR(st->eager_factory);
     Py_CLEAR(st->openssl);
+    Py_CLEAR(st->no_vars);
+    Py_CLEAR(st->spare_ctx);
     return 0;
 }
 

@@ -261,6 +261,11 @@ typedef struct hl_state {
     bool tasks_listed;           /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;       /* last number given to an unnamed task */
     hl_task_list tasks[HL_TASK_LISTS]; /* our unfinished tasks, by loop: registry.c */
+    PyObject
+        *no_vars; /* what an empty Context maps; NULL: Context is not as mirrored */
+    PyObject *spare_ctx;      /* an empty Context that nobody has, or NULL */
+    size_t handle_head;       /* bytes before a handle in its memory; 0: not known */
+    PyObject *fresh;          /* borrowed: the handle handed out last: sched/handle.c */
     hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
     hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_safe_handles, free_futures, free_tasks,

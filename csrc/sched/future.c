@@ -311,8 +311,7 @@ schedule_one(hl_state *st, PyObject *op, PyObject *callback, PyObject *ctx)
         }
     }
     if (HL_LIKELY(s != NULL)) {
-        PyObject *handle = hl_handle_new(s, loop, callback, &op, 1, ctx);
-        rc = handle == NULL ? -1 : hl_sched_push_steal(s, HL_KIND_HANDLE, handle, NULL);
+        rc = hl_handle_push(s, loop, callback, &op, 1, ctx);
     }
     else if (HL_UNLIKELY(hl_future_alive(op) < 0)) {
         rc = -1; /* an earlier callback's call_soon() took its loop away */

@@ -7,6 +7,7 @@
 #include "py/mem.h"
 
 #include "core/clock.h"
+#include "py/compat.h"
 #include "py/err.h"
 #include "sched/inbox.h"
 
@@ -32,25 +33,103 @@ hl_handle_cancelled(PyObject *op)
 /* ---- making ---- */
 
 /* An untouched handle, from the free list if there is one: everything but the type's
- * header is zero, or has been zeroed by dealloc. */
+ * header is zero, or has been zeroed by dealloc.  The collector does not see it yet. */
 static PyObject *
 alloc(hl_state *st, PyTypeObject *type, hl_freelist *list)
 {
     PyObject *op;
     if (HL_LIKELY(list->n > 0)) {
         op = PyObject_Init(list->v[--list->n], type);
-        PyObject_GC_Track(op);
-    }
-    else {
-        op = hl_type_alloc(type);
-        if (op == NULL) {
-            return NULL;
+        if (HL_FREE_THREADED) {
+            PyObject_GC_Track(op);
         }
+    }
+    else if (HL_LIKELY(st->handle_head > 0)) {
+        op = hl_gc_new_uncounted(type, st->handle_head);
+    }
+    else if ((op = hl_type_alloc(type)) != NULL && !HL_FREE_THREADED) {
+        PyObject_GC_UnTrack(op);
+    }
+    if (HL_UNLIKELY(op == NULL)) {
+        return NULL;
     }
     HandleObject *h = AS_HANDLE(op);
     h->st = st;
     h->mod = Py_NewRef(st->mod);
     return op;
+}
+
+/* ---- handles and the collector ----
+ *
+ * Of a thousand callbacks that are queued most handles are seen by nobody, and an
+ * object that only its queue owns needs no entry in the collector's lists: the loop,
+ * which owns the queue, visits what the handle holds as if it were its own.  So a
+ * handle is tracked from when somebody else may hold it for long.  Nor does it count as
+ * an allocation: of a backlog of thousands the collector would go through all, again
+ * and again.
+ *
+ * A handle that call_soon() has just returned is `fresh`: whether the caller keeps it
+ * is seen when the next one is made, and before it runs, leaves its queue, or the loop
+ * sleeps or stops.  Meanwhile all that it holds counts as reachable, which at worst
+ * delays a collection. */
+
+static inline bool
+has_weakrefs(PyObject *op)
+{
+    Py_ssize_t offset = Py_TYPE(op)->tp_weaklistoffset;
+    return offset != 0 && *(PyObject **)((char *)op + offset) != NULL;
+}
+
+static void
+track(PyObject *op)
+{
+    if (!PyObject_GC_IsTracked(op)) {
+        PyObject_GC_Track(op);
+    }
+}
+
+/* The fresh handle is in its queue, which holds one reference. */
+void
+hl_handle_settle(hl_state *st)
+{
+    PyObject *op = st->fresh;
+    if (op != NULL) {
+        st->fresh = NULL;
+        if (Py_REFCNT(op) > 1 || has_weakrefs(op)) {
+            track(op);
+        }
+    }
+}
+
+/* op is in a queue and goes to the caller as well.  Of a loop that does not run nobody
+ * knows when the next handle is made, or whether the loop lives to see it. */
+static inline void
+hand_out(hl_sched *s, PyObject *op)
+{
+    if (HL_FREE_THREADED) {
+        return; /* tracked from the start: two threads may hold it */
+    }
+    hl_handle_settle(s->st);
+    if (HL_LIKELY(s->running)) {
+        s->st->fresh = op;
+    }
+    else {
+        PyObject_GC_Track(op);
+    }
+}
+
+/* With two owners and untracked it is the fresh one, or one that runs: then its fields
+ * are not the queue's alone, and are left out. */
+int
+hl_handle_visit(PyObject *op, visitproc visit, void *arg)
+{
+    if (Py_REFCNT(op) == 1 && !PyObject_GC_IsTracked(op)) {
+        int rc = hl_handle_tp_traverse(op, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return visit(op, arg);
 }
 
 /* Up to HL_INLINE_ARGS arguments stand in the handle itself, behind a scratch slot
@@ -85,6 +164,9 @@ fill(HandleObject *h, PyObject *loop, PyObject *callback, PyObject *const *args,
     h->callback = Py_NewRef(callback);
     if (fill_args(h, args, nargs) < 0) {
         return -1;
+    }
+    if (ctx == NULL && HL_LIKELY((h->vars = hl_context_snapshot(h->st)) != NULL)) {
+        return 0;
     }
     h->context = ctx != NULL ? Py_NewRef(ctx) : PyContext_CopyCurrent();
     return h->context == NULL ? -1 : 0;
@@ -122,23 +204,51 @@ hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *
 {
     hl_state *st = s->st;
     PyObject *op = alloc(st, st->t_Handle, &st->free_handles);
-    return finish_new(s, op, loop, callback, args, nargs, ctx);
+    op = finish_new(s, op, loop, callback, args, nargs, ctx);
+    if (op != NULL && !HL_FREE_THREADED) {
+        PyObject_GC_Track(op);
+    }
+    return op;
 }
 
 /* Up to 3.13 asyncio has no type of its own for it. */
-PyObject *
-hl_safehandle_new(hl_sched *s, PyObject *loop, PyObject *callback,
-                  PyObject *const *args, Py_ssize_t nargs, PyObject *ctx)
+static PyObject *
+alloc_shared(hl_state *st)
 {
-    hl_state *st = s->st;
     if (st->t_ThreadSafeHandle == NULL) {
-        return hl_handle_new(s, loop, callback, args, nargs, ctx);
+        return alloc(st, st->t_Handle, &st->free_handles);
     }
     PyObject *op = alloc(st, st->t_ThreadSafeHandle, &st->free_safe_handles);
     if (op != NULL) {
         AS_HANDLE(op)->shared = true;
     }
-    return finish_new(s, op, loop, callback, args, nargs, ctx);
+    return op;
+}
+
+PyObject *
+hl_handle_soon(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *ctx, bool threadsafe)
+{
+    hl_state *st = s->st;
+    PyObject *op =
+        threadsafe ? alloc_shared(st) : alloc(st, st->t_Handle, &st->free_handles);
+    op = finish_new(s, op, loop, callback, args, nargs, ctx);
+    if (op == NULL || hl_sched_push(s, HL_KIND_HANDLE, op, NULL) < 0) {
+        Py_XDECREF(op);
+        return NULL;
+    }
+    hand_out(s, op);
+    return op;
+}
+
+int
+hl_handle_push(hl_sched *s, PyObject *loop, PyObject *callback, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *ctx)
+{
+    hl_state *st = s->st;
+    PyObject *op = alloc(st, st->t_Handle, &st->free_handles);
+    op = finish_new(s, op, loop, callback, args, nargs, ctx);
+    return op == NULL ? -1 : hl_sched_push_steal(s, HL_KIND_HANDLE, op, NULL);
 }
 
 /* In the heap when this returns.  Pushing is the last step that can fail, so that a
@@ -171,6 +281,7 @@ hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
     if (hl_sched_add_timer(s, Py_NewRef(op), &t->node) < 0) {
         goto fail;
     }
+    hand_out(s, op);
     return op;
 fail:
     Py_DECREF(op);
@@ -344,26 +455,60 @@ invoke_in(hl_state *st, HandleObject *h, PyObject *ctx, PyObject *func)
     return r;
 }
 
+/* The context that the callback runs in (a new reference): from a snapshot it is made
+ * now, and the handle shows it from now on.  NULL with an exception. */
+static PyObject *
+context_of(hl_state *st, HandleObject *h)
+{
+    if (h->context == NULL && h->vars != NULL) {
+        PyObject *vars = h->vars;
+        h->vars = NULL;
+        h->context = hl_context_take(st, vars);
+    }
+    return Py_XNewRef(h->context);
+}
+
+/* After a run that made the context; steals ctx.  owners: the references to the handle
+ * that the runners hold.  If those are all, nobody can ask for the context any more. */
+static void
+drop_context(hl_state *st, HandleObject *h, PyObject *ctx, Py_ssize_t owners)
+{
+    if (HL_LIKELY(Py_REFCNT(h) == owners && h->context == ctx)) {
+        h->context = NULL;
+        Py_DECREF(ctx);
+        hl_context_give(st, ctx);
+    }
+    else {
+        Py_DECREF(ctx);
+    }
+}
+
 /* The callback may cancel this handle, run it once more, or drop the last other
  * reference to it: one is held here, and callback and context are held apart from the
  * handle's fields. A handle that is cancelled meanwhile keeps its arguments alive
  * until the callback is done with them. */
-int
-hl_handle_run(hl_state *st, PyObject *op)
+static int
+run_handle(hl_state *st, PyObject *op, Py_ssize_t owners)
 {
     HandleObject *h = AS_HANDLE(op);
     PyObject *func = NULL, *ctx = NULL;
     bool outer = false; /* a handle may be run again by its own callback */
+    bool made = false, failed = false;
     HL_LOCK(op);
-    if (!h->cancelled && h->callback != NULL && h->context != NULL) {
+    if (!h->cancelled && h->callback != NULL &&
+        (h->context != NULL || h->vars != NULL)) {
+        made = h->context == NULL;
+        ctx = context_of(st, h);
+        failed = ctx == NULL;
+    }
+    if (ctx != NULL) {
         func = Py_NewRef(h->callback);
-        ctx = Py_NewRef(h->context);
         outer = h->running;
         h->running = true; /* whoever cancels it leaves the call alone */
     }
     HL_UNLOCK();
-    if (func == NULL) {
-        return 0;
+    if (HL_UNLIKELY(func == NULL)) {
+        return failed ? report(st, h, h->callback) : 0;
     }
     Py_INCREF(op);
     if (HL_UNLIKELY(h->shared)) {
@@ -386,10 +531,37 @@ hl_handle_run(hl_state *st, PyObject *op)
     if (HL_UNLIKELY(h->shared) && !outer) {
         hl_safehandle_leave(op);
     }
-    Py_DECREF(ctx);
     Py_DECREF(func);
+    if (HL_LIKELY(made)) {
+        drop_context(st, h, ctx, owners + 1);
+    }
+    else {
+        Py_DECREF(ctx);
+    }
     Py_DECREF(op);
     return rc;
+}
+
+/* Whoever keeps a handle that the queue has let go of shows it to the collector: before
+ * it runs if it is the fresh one, and after if it came to light by running. */
+int
+hl_handle_run_queued(hl_state *st, PyObject *op)
+{
+    if (st->fresh == op) {
+        hl_handle_settle(st);
+    }
+    int rc = run_handle(st, op, 1);
+    if (HL_UNLIKELY(Py_REFCNT(op) > 1)) {
+        track(op);
+    }
+    return rc;
+}
+
+/* For whoever holds the handle: it may be in a queue still. */
+int
+hl_handle_run(hl_state *st, PyObject *op)
+{
+    return run_handle(st, op, 0);
 }
 
 /* ---- cancelling ---- */
@@ -439,6 +611,9 @@ hl_handle_cancel(PyObject *op)
         return 0;
     }
     Py_INCREF(op);
+    if (h->st->fresh == op) {
+        hl_handle_settle(h->st); /* the caller holds it */
+    }
     int rc = 0;
     if (PyObject_TypeCheck(op, h->st->t_TimerHandle)) {
         hl_sched *s = hl_sched_of(h->loop);
@@ -484,8 +659,16 @@ Handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *ctx = AS_HANDLE(op)->context;
-    return Py_NewRef(ctx == NULL ? Py_None : ctx);
+    HandleObject *h = AS_HANDLE(op);
+    PyObject *ctx = context_of(h->st, h);
+    return ctx != NULL || PyErr_Occurred() ? ctx : Py_NewRef(Py_None);
+}
+
+static PyObject *
+get_context(PyObject *op, void *closure)
+{
+    (void)closure;
+    return Handle_get_context(op, NULL);
 }
 
 /* The very object that the program gave to TimerHandle(), where it did. */
@@ -650,6 +833,7 @@ hl_handle_tp_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(h->args);
     Py_VISIT(h->callback);
     Py_VISIT(h->context);
+    Py_VISIT(h->vars);
     Py_VISIT(h->loop);
     Py_VISIT(h->repr);
     Py_VISIT(h->source_traceback);
@@ -667,6 +851,7 @@ hl_handle_tp_clear(PyObject *op)
     HandleObject *h = AS_HANDLE(op);
     drop_call(h);
     Py_CLEAR(h->context);
+    Py_CLEAR(h->vars);
     Py_CLEAR(h->loop);
     Py_CLEAR(h->repr);
     Py_CLEAR(h->source_traceback);
@@ -694,6 +879,9 @@ hl_handle_tp_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     hl_state *st = h->st;
     PyObject *mod = h->mod;
+    if (st->fresh == op) {
+        st->fresh = NULL;
+    }
     PyObject_GC_UnTrack(op);
     PyObject_ClearWeakRefs(op);
     (void)hl_handle_tp_clear(op);
@@ -705,6 +893,8 @@ hl_handle_tp_dealloc(PyObject *op)
     h->st = NULL;
     h->mod = NULL;
     bool kept = false;
+    bool ours = type == st->t_Handle || type == st->t_TimerHandle ||
+                type == st->t_ThreadSafeHandle;
     if (type == st->t_Handle) {
         kept = recycle(&st->free_handles, op);
     }
@@ -714,7 +904,10 @@ hl_handle_tp_dealloc(PyObject *op)
     else if (type == st->t_ThreadSafeHandle) {
         kept = recycle(&st->free_safe_handles, op);
     }
-    if (!kept) {
+    if (!kept && ours && st->handle_head > 0) {
+        hl_gc_free_uncounted(op, st->handle_head);
+    }
+    else if (!kept) {
         type->tp_free(op);
     }
     Py_DECREF(type);
@@ -747,8 +940,9 @@ static PyMethodDef timer_methods[] = {
 #define HANDLE_GETSET                                                                  \
     {"_args", HL_LOCKED(get_args), NULL, NULL, NULL},                                  \
         {"_callback", HL_LOCKED(get_callback), NULL, NULL, NULL},                      \
-        {"_cancelled", get_cancelled, NULL, NULL, NULL}, FIELD("_context", context),   \
-        FIELD("_loop", loop), FIELD("_repr", repr),                                    \
+        {"_cancelled", get_cancelled, NULL, NULL, NULL},                               \
+        {"_context", get_context, NULL, NULL, NULL}, FIELD("_loop", loop),             \
+        FIELD("_repr", repr),                                                          \
     {                                                                                  \
         "_source_traceback", hl_get_object, set_source_traceback, NULL,                \
             (void *)offsetof(hl_base_handle, source_traceback)                         \
@@ -818,5 +1012,13 @@ hl_handle_exec(PyObject *mod, hl_state *st)
     if (hl_type_add(mod, &st->t_TimerHandle, &timer_spec, st->i_BaseTimerHandle) < 0) {
         return -1;
     }
-    return hl_safehandle_exec(mod, st);
+    if (hl_safehandle_exec(mod, st) < 0) {
+        return -1;
+    }
+    size_t head = hl_gc_head_size(st->t_Handle);
+    bool same = head == hl_gc_head_size(st->t_TimerHandle) &&
+                (st->t_ThreadSafeHandle == NULL ||
+                 head == hl_gc_head_size(st->t_ThreadSafeHandle));
+    st->handle_head = same ? head : 0;
+    return 0;
 }

@@ -10,7 +10,9 @@ typedef struct {
     HL_BASE_HANDLE_FIELDS
     hl_state *st;  /* valid while mod is held */
     PyObject *mod; /* owned; dropped last */
-    int nargs;     /* inline arguments, or -1: they are the tuple `args` */
+    /* The snapshot of a context (py/compat.h) until one is needed, or NULL. */
+    PyObject *vars;
+    int nargs; /* inline arguments, or -1: they are the tuple `args` */
     bool cancelled;
     bool hidden; /* cancelled, and `_callback` and `_args` read as None */
     /* The callback is on the stack: cancel() leaves the arguments alone. */

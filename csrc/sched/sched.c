@@ -29,7 +29,12 @@ hl_entry_drop(hl_entry e)
 int
 hl_entry_visit(hl_entry e, visitproc visit, void *arg)
 {
-    Py_VISIT(hl_entry_object(e));
+    PyObject *obj = hl_entry_object(e);
+    int rc = hl_entry_kind(e) == HL_KIND_HANDLE ? hl_handle_visit(obj, visit, arg)
+                                                : visit(obj, arg);
+    if (rc != 0) {
+        return rc;
+    }
     Py_VISIT(entry_argument(e));
     return 0;
 }
@@ -60,6 +65,7 @@ hl_sched_init(hl_sched *s, hl_state *st)
 void
 hl_sched_clear(hl_sched *s)
 {
+    hl_handle_settle(s->st);
     /* Dropping runs finalisers, which may push: the ring is consistent at every drop.
      */
     while (s->ready.v != NULL && hl_ring_len(&s->ready) > 0) {
@@ -115,7 +121,10 @@ hl_sched_traverse(hl_sched *s, visitproc visit, void *arg)
     }
 #endif
     for (size_t i = 0; i < s->timers.len; i++) {
-        Py_VISIT(hl_timer_handle(s->timers.v[i].node));
+        int rc = hl_handle_visit(hl_timer_handle(s->timers.v[i].node), visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
     }
     for (size_t i = 0; i < s->n_flush; i++) {
         Py_VISIT(hl_entry_object(s->flush[i]));

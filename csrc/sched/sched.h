@@ -57,6 +57,7 @@ typedef struct hl_sched {
                    direct push from loop.call_soon() */
     bool debug;
     bool sleeping;     /* in, or about to enter, a poll that blocks */
+    bool running;      /* hl_run() is at work */
     bool in_callback;  /* a callback or step of this loop is running on its thread */
     PyObject *current; /* borrowed: the task that asyncio's record shows for this loop
                           because we put it there and have not cleared it yet */
@@ -152,17 +153,29 @@ void hl_current_clear(hl_sched *s, PyObject *loop);
 PyObject *hl_current_swap(hl_state *st, PyObject *loop, PyObject *task);
 
 /* ---- handle.c ---- */
-/* A new Handle; ctx NULL: a copy of the current context. */
+/* A new Handle, in no queue; ctx NULL: a copy of the current context. */
 PyObject *hl_handle_new(hl_sched *s, PyObject *loop, PyObject *callback,
                         PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
-/* The same for call_soon_threadsafe(). */
-PyObject *hl_safehandle_new(hl_sched *s, PyObject *loop, PyObject *callback,
-                            PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
+/* A new Handle that is queued; from another thread it is call_soon_threadsafe()'s. */
+PyObject *hl_handle_soon(hl_sched *s, PyObject *loop, PyObject *callback,
+                         PyObject *const *args, Py_ssize_t nargs, PyObject *ctx,
+                         bool threadsafe);
+/* The same for a handle that nobody gets to see: 0 or -1. */
+int hl_handle_push(hl_sched *s, PyObject *loop, PyObject *callback,
+                   PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
+/* Has the collector see the handle that was handed out last, if somebody has kept it.
+ * Before the loop sleeps or stops, and wherever a handle leaves its queue unrun. */
+void hl_handle_settle(hl_state *st);
+/* What the collector has to visit for a handle that a queue owns. */
+int hl_handle_visit(PyObject *op, visitproc visit, void *arg);
 /* A new TimerHandle that is in the heap; `when` on the loop's clock. */
 PyObject *hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
                        PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
 /* Runs the callback, and reports what it raises; -1 only for what must propagate. */
 int hl_handle_run(hl_state *st, PyObject *handle);
+/* The same for a handle that has left its queue, and whose reference the caller owns.
+ */
+int hl_handle_run_queued(hl_state *st, PyObject *handle);
 bool hl_handle_cancelled(PyObject *handle);
 /* handle.cancel() without a Python call: 0 or -1. */
 int hl_handle_cancel(PyObject *handle);

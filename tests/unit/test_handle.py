@@ -304,3 +304,165 @@ def test_object_made_without_init(cls):
         raised(call, handle)
     for name in dir(handle):
         raised(getattr, handle, name)
+
+
+# ---- what the collector sees, and whose context it is ----
+
+
+class Holder:
+    """Something to be kept alive by a callback, and to keep it in turn."""
+
+    handle: asyncio.Handle
+
+    def ring(self):
+        pass
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("way", ["call_soon", "call_soon_threadsafe", "call_later"])
+def test_a_forgotten_loop_is_collected_with_what_is_queued(make_loop, way, kept, running):
+    loop = make_loop()
+    loop.__class__ = type("Quiet", (type(loop),), {"__del__": lambda self: None})
+
+    def schedule():
+        for _ in range(3):
+            holder = Holder()
+            holder.loop = loop
+            delay = [1000] if way == "call_later" else []
+            handle = getattr(loop, way)(*delay, holder.ring)
+            if kept:
+                holder.handle = handle
+        seen.append(weakref.ref(holder))
+        loop.stop()
+
+    seen = []
+    if running:
+        loop.call_soon(schedule)
+        loop.run_forever()
+    else:
+        schedule()
+    gc.collect()
+    assert seen[0]() is not None
+    loop.close()
+    loop = schedule = None
+    gc.collect()
+    assert seen[0]() is None
+
+
+@pytest.mark.parametrize("after", ["ran", "cancelled"])
+def test_a_kept_handle_is_collected(anyloop, after):
+    def schedule():
+        holder = Holder()
+        holder.handle = anyloop.call_soon(holder.ring)
+        if after == "cancelled":
+            holder.handle.cancel()
+        seen.append(weakref.ref(holder))
+
+    seen = []
+    anyloop.call_soon(schedule)
+    turn(anyloop)
+    turn(anyloop)
+    gc.collect()
+    assert seen[0]() is None
+
+
+def test_a_handle_found_by_its_weak_reference_is_collected(anyloop):
+    def schedule():
+        holder = Holder()
+        seen.append(weakref.ref(anyloop.call_later(0, holder.ring)))
+        anyloop.call_soon(nothing)
+        holder.handle = seen[0]()
+        seen.append(weakref.ref(holder))
+
+    seen = []
+    anyloop.call_soon(schedule)
+    turn(anyloop)
+    turn(anyloop)
+    turn(anyloop)
+    gc.collect()
+    assert [ref() for ref in seen] == [None, None]
+
+
+def test_a_handle_that_only_a_report_shows_is_collected(anyloop, reports):
+    class Marked(Exception):
+        pass
+
+    def schedule():
+        for _ in range(3):
+            anyloop.call_soon(fail)
+
+    def fail():
+        raise Marked
+
+    shown = []
+    anyloop.set_exception_handler(lambda loop, context: shown.append(context["handle"]))
+    anyloop.call_soon(schedule)
+    turn(anyloop)
+    turn(anyloop)
+    assert len(shown) == 3
+    assert all(gc.is_tracked(handle) for handle in shown)
+
+
+def test_queued_callbacks_do_not_share_what_they_set(anyloop):
+    var = contextvars.ContextVar("var", default="none")
+    seen = []
+
+    def change(value):
+        seen.append(var.get())
+        var.set(value)
+
+    var_token = var.set("outer")
+    anyloop.call_soon(change, 1)
+    kept = anyloop.call_soon(change, 2)
+    anyloop.call_soon(change, 3)
+    var.reset(var_token)
+    anyloop.call_soon(change, 4)
+    turn(anyloop)
+    assert seen == ["outer", "outer", "outer", "none"]
+    assert kept.get_context()[var] == 2
+    assert kept.get_context() is kept.get_context()
+    assert var.get() == "none"
+
+
+def test_the_context_that_a_callback_finds_is_its_handles(anyloop):
+    var = contextvars.ContextVar("var")
+    handles = []
+    tokens = []
+
+    def look():
+        tokens.append(var.set(1))
+        handles.append(handle.get_context())
+
+    handle = anyloop.call_soon(look)
+    before = handle.get_context()
+    turn(anyloop)
+    assert handles == [before]
+    assert before is handle.get_context()
+    before.run(var.reset, tokens[0])  # a token is of the context that it was made in
+
+
+def test_a_token_keeps_the_context_of_a_callback_that_is_gone(anyloop):
+    var = contextvars.ContextVar("var")
+    tokens = []
+    for value in range(3):
+        anyloop.call_soon(lambda value=value: tokens.append(var.set(value)))
+    turn(anyloop)
+    for token in tokens:
+        with pytest.raises(ValueError, match="different Context"):
+            var.reset(token)
+
+
+def test_a_context_variable_dies_with_its_callback(anyloop):
+    var = contextvars.ContextVar("var")
+    seen = []
+
+    def set_it():
+        value = Holder()
+        seen.append(weakref.ref(value))
+        var.set(value)
+
+    anyloop.call_soon(set_it)
+    anyloop.call_soon(lambda: seen.append(seen[0]()))
+    turn(anyloop)
+    assert seen[1] is None

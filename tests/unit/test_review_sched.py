@@ -202,7 +202,9 @@ def test_a_future_loses_its_loop_while_it_calls_back(backend: str, no_current_lo
 def test_slots_of_asyncio_handle(loop: Loop, reports: Records) -> None:
     base: Any = asyncio.Handle
     got: list[Any] = []
-    base._context.__delete__(loop.call_soon(got.append, 1))
+    shown = loop.call_soon(got.append, 1)
+    assert shown.get_context() is not None  # in its slot from now on, as `_args` is from four on
+    base._context.__delete__(shown)
     base._callback.__delete__(loop.call_soon(got.append, 2))
     base._loop.__delete__(loop.call_soon(got.append, 3))
     base._args.__set__(loop.call_soon(lambda *args: got.extend(args), 1, 2, 3, 4), [5])
