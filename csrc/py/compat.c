@@ -439,12 +439,26 @@ done:
     return rc;
 }
 
-/* The spare one is taken out first: a run inside this one makes another. */
+/* A token refers to its context, as do the thread while it is in it, a task, and
+ * whoever asked for it: with one reference left it cannot be told from a new one. */
+static inline bool
+only_ours(PyObject *ctx)
+{
+    hl_base_context *c = (hl_base_context *)ctx;
+    return Py_REFCNT(ctx) == 1 && !c->entered && c->weakreflist == NULL;
+}
+
+/* The spare one is taken out first: a run inside this one makes another.  The collector
+ * shows it, so that a debugger or profiler may have come to hold it meanwhile, have
+ * entered it or set a variable in it: then it is theirs. */
 PyObject *
 hl_context_take(hl_state *st, PyObject *vars)
 {
     PyObject *ctx = st->spare_ctx;
     st->spare_ctx = NULL;
+    if (HL_UNLIKELY(ctx != NULL && !only_ours(ctx))) {
+        Py_CLEAR(ctx);
+    }
     if (HL_UNLIKELY(ctx == NULL)) {
         ctx = PyContext_New();
         if (ctx == NULL) {
@@ -452,20 +466,18 @@ hl_context_take(hl_state *st, PyObject *vars)
             return NULL;
         }
     }
-    /* What was there is the empty mapping, or another one of nobody's: freeing it runs
-     * no foreign code. */
-    Py_SETREF(((hl_base_context *)ctx)->vars, vars);
+    /* What was there is the empty mapping, unless somebody held the spare one for a
+     * while: then freeing it may run any code, which finds the new one in place.  It is
+     * NULL once the collector has cleared the module. */
+    Py_XSETREF(((hl_base_context *)ctx)->vars, vars);
     return ctx;
 }
 
-/* A token refers to its context, as do the thread while it is in it, a task, and
- * whoever asked for it: with one reference left it cannot be told from a new one. */
 void
 hl_context_give(hl_state *st, PyObject *ctx)
 {
     hl_base_context *c = (hl_base_context *)ctx;
-    if (Py_REFCNT(ctx) == 1 && !c->entered && c->weakreflist == NULL &&
-        st->spare_ctx == NULL && st->no_vars != NULL) {
+    if (HL_LIKELY(only_ours(ctx)) && st->spare_ctx == NULL && st->no_vars != NULL) {
         PyObject *vars = c->vars;
         c->vars = Py_NewRef(st->no_vars);
         st->spare_ctx = ctx;

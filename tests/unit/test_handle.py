@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import weakref
@@ -466,3 +467,52 @@ def test_a_context_variable_dies_with_its_callback(anyloop):
     anyloop.call_soon(lambda: seen.append(seen[0]()))
     turn(anyloop)
     assert seen[1] is None
+
+
+def test_a_context_that_a_profiler_found_is_not_used_again(anyloop):
+    var = contextvars.ContextVar("var", default="none")
+    seen = []
+
+    def change():
+        seen.append(var.get())
+        var.set("changed")
+
+    anyloop.call_soon(nothing)
+    turn(anyloop)
+    held = [each for each in gc.get_objects() if isinstance(each, contextvars.Context)]
+    anyloop.call_soon(change)
+    turn(anyloop)
+    assert seen == ["none"]
+    assert {each.get(var) for each in held} <= {None}
+
+
+@pytest.mark.parametrize("how", ["entered", "weak", "changed"])
+def test_whatever_is_done_to_a_context_that_a_profiler_found(anyloop, reports, how):
+    var = contextvars.ContextVar("var", default="none")
+    seen = []
+
+    def change():
+        seen.append(var.get())
+        var.set("changed")
+
+    def run():
+        anyloop.call_soon(change)
+        turn(anyloop)
+
+    anyloop.call_soon(nothing)
+    turn(anyloop)
+    held = [each for each in gc.get_objects() if isinstance(each, contextvars.Context)]
+    for each in held:
+        # One that is entered already is somebody else's.
+        with contextlib.suppress(RuntimeError):
+            if how == "entered":
+                each.run(run)
+            elif how == "changed":
+                each.run(var.set, "mine")
+    refs = [weakref.ref(each) for each in held] if how == "weak" else []
+    held.clear()
+    each = None
+    run()
+    assert set(seen) == {"none"}
+    assert all(ref() is None or ref().get(var) is None for ref in refs)
+    assert not reports
