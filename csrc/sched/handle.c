@@ -469,11 +469,14 @@ context_of(hl_state *st, HandleObject *h)
 }
 
 /* After a run that made the context; steals ctx.  owners: the references to the handle
- * that the runners hold.  If those are all, nobody can ask for the context any more. */
+ * that the runners hold.  If those are all, nobody can ask for the context any more,
+ * unless by a weak reference: one that still finds the handle, from the finaliser of
+ * what the callback set, has to find it whole, so the handle goes first. */
 static void
 drop_context(hl_state *st, HandleObject *h, PyObject *ctx, Py_ssize_t owners)
 {
-    if (HL_LIKELY(Py_REFCNT(h) == owners && h->context == ctx)) {
+    if (HL_LIKELY(Py_REFCNT(h) == owners && h->context == ctx &&
+                  !has_weakrefs((PyObject *)h))) {
         h->context = NULL;
         Py_DECREF(ctx);
         hl_context_give(st, ctx);

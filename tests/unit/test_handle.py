@@ -516,3 +516,25 @@ def test_whatever_is_done_to_a_context_that_a_profiler_found(anyloop, reports, h
     assert set(seen) == {"none"}
     assert all(ref() is None or ref().get(var) is None for ref in refs)
     assert not reports
+
+
+def test_a_handle_that_has_run_is_gone_before_what_its_callback_set(anyloop):
+    var = contextvars.ContextVar("var")
+    seen = []
+
+    class Value:
+        def __del__(self):
+            seen.append(ref())
+
+    def set_it():
+        var.set(Value())
+
+    def schedule():
+        nonlocal ref
+        ref = weakref.ref(anyloop.call_soon(set_it))
+
+    ref = None
+    anyloop.call_soon(schedule)
+    turn(anyloop)
+    turn(anyloop)
+    assert seen == [None]
