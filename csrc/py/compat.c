@@ -448,40 +448,46 @@ only_ours(PyObject *ctx)
     return Py_REFCNT(ctx) == 1 && !c->entered && c->weakreflist == NULL;
 }
 
-/* The spare one is taken out first: a run inside this one makes another.  The collector
- * shows it, so that a debugger or profiler may have come to hold it meanwhile, have
- * entered it or set a variable in it: then it is theirs. */
+/* The collector shows the spare one: a debugger or profiler may have come to hold it
+ * meanwhile, have entered it, or have set a variable in it.  Then it is theirs. */
+static inline bool
+spare_is_fit(hl_state *st)
+{
+    PyObject *ctx = st->spare_ctx;
+    return ctx != NULL && only_ours(ctx) &&
+           ((hl_base_context *)ctx)->vars == st->no_vars;
+}
+
+/* The spare one is taken out first: a run inside this one makes another.  Runs no
+ * foreign code: an unfit one is left for hl_context_give() to release. */
 PyObject *
 hl_context_take(hl_state *st, PyObject *vars)
 {
-    PyObject *ctx = st->spare_ctx;
-    st->spare_ctx = NULL;
-    if (HL_UNLIKELY(ctx != NULL && !only_ours(ctx))) {
-        Py_CLEAR(ctx);
+    PyObject *ctx;
+    if (HL_LIKELY(spare_is_fit(st))) {
+        ctx = st->spare_ctx;
+        st->spare_ctx = NULL;
     }
-    if (HL_UNLIKELY(ctx == NULL)) {
-        ctx = PyContext_New();
-        if (ctx == NULL) {
-            Py_DECREF(vars);
-            return NULL;
-        }
+    else if ((ctx = PyContext_New()) == NULL) {
+        Py_DECREF(vars);
+        return NULL;
     }
-    /* What was there is the empty mapping, unless somebody held the spare one for a
-     * while: then freeing it may run any code, which finds the new one in place.  It is
-     * NULL once the collector has cleared the module. */
-    Py_XSETREF(((hl_base_context *)ctx)->vars, vars);
+    Py_XSETREF(((hl_base_context *)ctx)->vars, vars); /* it was the empty mapping */
     return ctx;
 }
 
+/* Both that may be dropped here can hold the last reference to a value, which runs any
+ * code: they go when all is in its place. */
 void
 hl_context_give(hl_state *st, PyObject *ctx)
 {
     hl_base_context *c = (hl_base_context *)ctx;
-    if (HL_LIKELY(only_ours(ctx)) && st->spare_ctx == NULL && st->no_vars != NULL) {
-        PyObject *vars = c->vars;
+    if (HL_LIKELY(only_ours(ctx)) && st->no_vars != NULL && !spare_is_fit(st)) {
+        PyObject *vars = c->vars, *unfit = st->spare_ctx;
         c->vars = Py_NewRef(st->no_vars);
         st->spare_ctx = ctx;
-        Py_DECREF(vars); /* may be the last of a value: runs any code */
+        Py_DECREF(vars);
+        Py_XDECREF(unfit);
     }
     else {
         Py_DECREF(ctx);
