@@ -175,7 +175,7 @@ debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
 
 # A build of its own, in which any call can be told to fail: see tests/faults/sweep.py.
-FAULTS ?= long
+FAULTS ?= each
 .PHONY: faults
 faults: $(INSTALLED)
 	@echo "hotloop: building for faults"

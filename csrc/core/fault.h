@@ -36,6 +36,9 @@ typedef struct {
  * thread, without the GIL. */
 int hl_fault_take(hl_site *site);
 
+/* For a call of a library's: is this one to fail? */
+#define HL_FAILS(name) (hl_fault_take(HL_SITE(name)) != 0)
+
 /* For what drives the faults. */
 #define HL_FAULT_API __attribute__((visibility("default")))
 HL_FAULT_API long hl_fault_sites(void);
@@ -47,5 +50,7 @@ HL_FAULT_API void hl_fault_arm(long index, long nth, int err);
 HL_FAULT_API long hl_fault_disarm(void);
 HL_FAULT_API void hl_fault_reset(void);
 
+#else
+#define HL_FAILS(name) false
 #endif
 #endif

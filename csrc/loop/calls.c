@@ -65,18 +65,13 @@ hl_loop_soon(LoopObject *self, PyObject *obj, hl_cont_fn fn)
 void
 hl_loop_wakeup(LoopObject *self)
 {
-#if HL_FREE_THREADED
-    /* The lock keeps the descriptor open meanwhile. */
-    hl_mutex_lock(&self->sched.inbox.lock);
-#endif
+    hl_inbox_lock(&self->sched); /* it keeps the descriptor open meanwhile */
     /* Whoever wakes the sleeper first spares the others the system call. */
     if (self->sched.sleeping) {
         self->sched.sleeping = false;
         hl_wake_signal(&self->wake);
     }
-#if HL_FREE_THREADED
-    hl_mutex_unlock(&self->sched.inbox.lock);
-#endif
+    hl_inbox_unlock(&self->sched);
 }
 
 /* One buffer for all transports of the loop: such reads never overlap, since each is

@@ -164,14 +164,10 @@ static void
 close_poller(LoopObject *self)
 {
     if (self->poll != NULL) {
-#if HL_FREE_THREADED
-        /* Another thread may be about to wake us. */
-        hl_mutex_lock(&self->sched.inbox.lock);
-#endif
+        /* Without a GIL another thread may be about to wake us. */
+        hl_inbox_lock(&self->sched);
         hl_wake_close(&self->wake);
-#if HL_FREE_THREADED
-        hl_mutex_unlock(&self->sched.inbox.lock);
-#endif
+        hl_inbox_unlock(&self->sched);
         self->poll->ops->close(self->poll);
         self->poll = NULL;
     }
@@ -204,6 +200,24 @@ fail_open:
     self->poll = poll;
     self->wake = wake;
     return -1;
+}
+
+void
+hl_loop_renew_poller(LoopObject *self)
+{
+    hl_poll *poll;
+    if (self->backend->open(&poll) < 0) {
+        return;
+    }
+    int rc = poll->ops->ctl(poll, self->wake.rfd, 0, 0, HL_READ);
+    HL_LOCK(self);
+    if (rc >= 0 && (rc = hl_fdtab_retell(&self->fds, poll)) == 0) {
+        hl_poll *old = self->poll;
+        self->poll = poll;
+        poll = old;
+    }
+    HL_UNLOCK();
+    poll->ops->close(poll);
 }
 
 /* The object can be torn down from the first moment on, whether or not __init__ ever

@@ -37,6 +37,7 @@ typedef struct {
     uint64_t last_poll;     /* hl_clock_ticks() when the poller was asked last */
     unsigned unpolled;      /* turns since then */
     unsigned char *scratch; /* HL_SCRATCH_SIZE bytes, see hl_loop_scratch() */
+    hl_fired stale; /* the last event that had no owner; events 0: there was none */
 } LoopObject;
 
 /* ---- calls.c ---- */
@@ -99,6 +100,9 @@ int hl_run(LoopObject *self);
 extern PyMethodDef hl_calls_methods[]; /* call_soon, call_later, create_task, ... */
 
 /* ---- loop.c ---- */
+/* Another poller that is told of every watch, in place of one that reports what it
+ * should not.  What goes wrong leaves the one of before; no exception. */
+void hl_loop_renew_poller(LoopObject *self);
 /* Finds out anew what is overridden, and with it sched.plain. */
 void hl_loop_refresh(LoopObject *self);
 /* Are the methods by which asyncio connects and watches sockets all our own, right now,

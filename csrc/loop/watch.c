@@ -25,7 +25,8 @@ release_entry(hl_entry e)
 }
 
 /* The backend's limit is a ValueError, as select.select() raises it; anything else is
- * the OSError of the system call. */
+ * the OSError of the system call, want of memory in the kernel too: MemoryError is for
+ * the table, which has no slot for fd then. */
 static HL_COLD int
 raise_watch_error(LoopObject *self, int fd, int rc)
 {
@@ -37,7 +38,8 @@ raise_watch_error(LoopObject *self, int fd, int rc)
                      fd, ops->name, ops->max_fd);
         return -1;
     }
-    return hl_raise_int(rc);
+    return hl_fdtab_peek(&self->fds, fd) == NULL ? hl_raise_int(rc)
+                                                 : hl_raise_errno(-rc);
 }
 
 /* What a side holds (borrowed by the table's reference); empty for nothing. */
@@ -65,29 +67,27 @@ drop_stale(LoopObject *self, int fd, uint32_t side)
     }
 }
 
-/* What stood on that side is released last, when the table is consistent again:
- * cancelling a handle can run Python code that watches the same descriptor. */
+/* -1: nothing has changed.  What stood on that side is the caller's to release, last of
+ * all: cancelling a handle can run Python code that watches the same descriptor. */
 static int
-set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, int kind, void *arg)
+set_side(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_entry on,
+         hl_entry *old)
 {
     if (hl_loop_check_closed(self) < 0) {
         return -1;
     }
-    hl_entry old, on = {(uintptr_t)obj | (uintptr_t)kind, arg};
     int rc;
     HL_LOCK(self);
-    rc = hl_fdtab_set(&self->fds, self->poll, fd, side, on, &old);
+    rc = hl_fdtab_set(&self->fds, self->poll, fd, side, on, old);
     HL_UNLOCK();
     if (rc < 0) {
         return raise_watch_error(self, fd, rc);
     }
-    /* The table's reference.  From here on nothing is undone: a failure below is that
-     * of releasing the old entry, and the new one stays. */
-    Py_INCREF(obj);
+    Py_INCREF(obj); /* the table's */
     if (HL_UNLIKELY(rc > 0)) {
         drop_stale(self, fd, side == HL_READ ? HL_WRITE : HL_READ);
     }
-    return release_entry(old);
+    return 0;
 }
 
 /* ---- file objects ---- */
@@ -127,9 +127,8 @@ remember_fileobj(LoopObject *self, int fd, PyObject *fileobj)
 static void
 forget_fileobj(LoopObject *self, int fd)
 {
-    hl_watch *w = hl_fdtab_peek(&self->fds, fd);
     if (HL_LIKELY(self->fileobjs == NULL) || PyDict_GET_SIZE(self->fileobjs) == 0 ||
-        (w != NULL && (w->on[0].tagged || w->on[1].tagged))) {
+        entry_of(self, fd, HL_READ).tagged || entry_of(self, fd, HL_WRITE).tagged) {
         return;
     }
     PyObject *exc = PyErr_GetRaisedException();
@@ -149,14 +148,15 @@ find_fileobj(LoopObject *self, PyObject *fileobj)
 {
     PyObject *key, *value;
     Py_ssize_t pos = 0;
+    int fd = -1;
     if (self->fileobjs != NULL) {
-        while (PyDict_Next(self->fileobjs, &pos, &key, &value)) {
-            if (value == fileobj) {
-                return (int)PyLong_AsLong(key);
-            }
+        HL_LOCK(self->fileobjs);
+        while (fd < 0 && PyDict_Next(self->fileobjs, &pos, &key, &value)) {
+            fd = value == fileobj ? (int)PyLong_AsLong(key) : -1;
         }
+        HL_UNLOCK();
     }
-    return -1;
+    return fd;
 }
 
 /* asyncio hands the number to the selector, which takes any int: negative ones are told
@@ -230,11 +230,19 @@ hl_fd_of(PyObject *fileobj)
 /* ---- for transports ---- */
 
 /* No file object is remembered: a transport owns its descriptor, and unwatches before
- * it closes it. */
+ * it closes it.  What the handle of somebody else raises as it is cancelled is not the
+ * transport's: it watches by then. */
 int
 hl_loop_watch(LoopObject *self, int fd, uint32_t side, PyObject *obj, hl_cont_fn fn)
 {
-    return set_side(self, fd, side, obj, HL_KIND_CONT, (void *)fn);
+    hl_entry old, on = {(uintptr_t)obj | HL_KIND_CONT, (void *)fn};
+    if (set_side(self, fd, side, obj, on, &old) < 0) {
+        return -1;
+    }
+    if (HL_UNLIKELY(release_entry(old) < 0)) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    return 0;
 }
 
 /* Clears a side that is obj's, or anybody's for NULL, and gives its entry to the
@@ -340,7 +348,7 @@ drop_if_stale(LoopObject *self, int fd, PyObject *fileobj)
         if (number_of(old, &now) < 0) {
             PyErr_Clear();
         }
-        if (now != fd && hl_fdtab_peek(&self->fds, fd) != NULL) {
+        if (now != fd) {
             drop_handles(self, fd);
         }
     }
@@ -380,8 +388,12 @@ check_free(LoopObject *self, int fd, PyObject *fileobj)
 int
 hl_loop_check_fd_free(LoopObject *self, int fd)
 {
+    bool owned;
+    HL_LOCK(self);
     hl_watch *w = hl_fdtab_peek(&self->fds, fd);
-    if (HL_LIKELY(w == NULL || w->owner == NULL)) {
+    owned = w != NULL && w->owner != NULL;
+    HL_UNLOCK();
+    if (HL_LIKELY(!owned)) {
         return 0;
     }
     PyObject *num = PyLong_FromLong(fd);
@@ -394,27 +406,56 @@ hl_loop_check_fd_free(LoopObject *self, int fd)
 
 /* ---- for run.c and loop.c ---- */
 
+/* Who is to be told (an own reference), or nobody: then the event was for an earlier
+ * use of the number, and is noted in *stale. */
+static hl_entry
+take_event(LoopObject *self, const hl_fired *f, uint32_t side, hl_fired *stale)
+{
+    hl_entry e = {0, NULL};
+    HL_LOCK(self);
+    hl_watch *w = hl_fdtab_peek(&self->fds, f->fd);
+    if (w != NULL && w->gen == f->gen) {
+        e = w->on[hl_side_index(side)];
+        Py_XINCREF(hl_entry_object(e));
+    }
+    else if (stale->events == 0 ||
+             (f->fd == self->stale.fd && f->gen == self->stale.gen)) {
+        *stale = *f;
+    }
+    HL_UNLOCK();
+    return e;
+}
+
+/* What an earlier turn unwatched can be among the events of this one, but not again in
+ * the next: a number that was closed before it was unwatched, while a duplicate keeps
+ * its file open, epoll goes on to report, and there is no call left that would take it
+ * out.  The loop would not sleep any more, so it gets another poller.  Where there is
+ * none to be had now, the next turn tries again. */
+static void
+note_stale(LoopObject *self, hl_fired stale)
+{
+    bool again = stale.events != 0 && self->stale.events != 0 &&
+                 stale.fd == self->stale.fd && stale.gen == self->stale.gen;
+    self->stale = stale;
+    if (HL_UNLIKELY(again)) {
+        hl_loop_renew_poller(self);
+    }
+}
+
 /* The ring takes references of its own: whatever runs later in this turn may unwatch,
  * and the entry then still has its object. */
 int
 hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
 {
+    hl_fired stale = {0, 0, 0};
     for (int i = 0; i < 2 * n; i++) {
         const hl_fired *f = &fired[i / 2];
         uint32_t side = i % 2 ? HL_WRITE : HL_READ; /* the reader first, as asyncio */
         if (!(f->events & side)) {
             continue;
         }
-        hl_entry e = {0, NULL};
         /* Looked up for each side: dropping a cancelled handle runs Python code. */
-        HL_LOCK(self);
-        hl_watch *w = hl_fdtab_peek(&self->fds, f->fd);
-        /* Otherwise the event was for an earlier use of the number. */
-        if (w != NULL && w->gen == f->gen) {
-            e = w->on[hl_side_index(side)];
-            Py_XINCREF(hl_entry_object(e));
-        }
-        HL_UNLOCK();
+        hl_entry e = take_event(self, f, side, &stale);
         PyObject *obj = hl_entry_object(e);
         if (obj == NULL) {
             continue;
@@ -428,6 +469,9 @@ hl_watch_dispatch(LoopObject *self, const hl_fired *fired, int n)
             return -1;
         }
     }
+    if (HL_UNLIKELY(stale.events != 0)) {
+        note_stale(self, stale);
+    }
     return 0;
 }
 
@@ -437,16 +481,19 @@ void
 hl_watch_clear(LoopObject *self)
 {
     for (int fd = 0; fd < self->fds.cap; fd++) {
+        hl_entry old[2];
+        HL_LOCK(self);
         hl_watch *w = &self->fds.v[fd];
-        hl_entry old[2] = {w->on[0], w->on[1]};
+        old[0] = w->on[0];
+        old[1] = w->on[1];
         w->owner = NULL;
-        if (!old[0].tagged && !old[1].tagged) {
-            continue;
+        if (w->want != 0) {
+            w->on[0] = w->on[1] = (hl_entry){0, NULL};
+            w->want = 0;
+            w->gen++;
+            self->fds.used--;
         }
-        w->on[0] = w->on[1] = (hl_entry){0, NULL};
-        w->want = 0;
-        w->gen++;
-        self->fds.used--;
+        HL_UNLOCK();
         Py_XDECREF(hl_entry_object(old[0]));
         Py_XDECREF(hl_entry_object(old[1]));
     }
@@ -528,7 +575,9 @@ add(LoopObject *self, const char *method, uint32_t side, bool checked,
     if (handle == NULL) {
         return NULL;
     }
-    if (set_side(self, fd, side, handle, HL_KIND_HANDLE, NULL) < 0 ||
+    /* The new one stays, whatever cancelling the old one raises, as with asyncio. */
+    hl_entry old, on = {(uintptr_t)handle | HL_KIND_HANDLE, NULL};
+    if (set_side(self, fd, side, handle, on, &old) < 0 || release_entry(old) < 0 ||
         remember_fileobj(self, fd, in[0]) < 0) {
         Py_DECREF(handle);
         return NULL;

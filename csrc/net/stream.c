@@ -144,15 +144,19 @@ set_protocol(StreamTransport *t, PyObject *protocol)
     return 0;
 }
 
-/* As asyncio: only where the socket says itself that it is TCP. */
-static void
+/* As asyncio: only where the socket says itself that it is TCP; one that does so and is
+ * not is an error. */
+static int
 set_nodelay(StreamTransport *t)
 {
     if ((t->family == AF_INET || t->family == AF_INET6) && t->type == SOCK_STREAM &&
         t->proto == IPPROTO_TCP) {
         int on = 1;
-        (void)hl_sys_setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        if (hl_sys_setsockopt(t->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0) {
+            return hl_raise_errno(errno);
+        }
     }
+    return 0;
 }
 
 /* An object whose fields are all set, that owns no descriptor yet.  The protocol's
@@ -235,9 +239,9 @@ hl_stream_new(LoopObject *loop, const hl_stream_args *args)
         Py_CLEAR(t->server);
         goto fail;
     }
-    set_nodelay(t);
     t->open = true;
-    if (hl_transport_schedule_start(HL_TRANSPORT(t), made, start) < 0) {
+    if (set_nodelay(t) < 0 ||
+        hl_transport_schedule_start(HL_TRANSPORT(t), made, start) < 0) {
         PyObject *exc = PyErr_GetRaisedException();
         if (hl_stream_detach(t) < 0) {
             PyErr_WriteUnraisable((PyObject *)t);

@@ -45,9 +45,9 @@ typedef struct {
      * not kept, and decrypts all there is: *data is bytes, or NULL for none.  0 for
      * close_notify, AGAIN, or FAIL. */
     Py_ssize_t (*receive)(hl_tls_engine *e, const void *p, size_t n, PyObject **data);
-    /* The same: encrypts up to HL_TLS_SEND_MAX bytes, while outgoing() is 0.  If all of
-     * them were taken, *cipher is what to send, until sent() is called.  Else how many
-     * were (none: use write()); their ciphertext is outgoing. */
+    /* The same: encrypts up to HL_TLS_SEND_MAX bytes, while outgoing() is 0: how many
+     * were taken; the rest is for write().  If that left *cipher set, it is what to
+     * send first, until sent() is called. */
     size_t (*encrypt)(hl_tls_engine *e, const char *p, size_t n, const char **cipher,
                       size_t *size);
     void (*sent)(hl_tls_engine *e);

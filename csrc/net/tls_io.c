@@ -220,17 +220,17 @@ pass_first(TLSProtocol *t)
     }
     Py_ssize_t len = PyBytes_GET_SIZE(data);
     t->backlog_bytes -= len;
-    const char *cipher;
-    size_t size;
+    const char *cipher = NULL;
+    size_t size = 0;
     size_t done =
         e->ops->encrypt(e, PyBytes_AS_STRING(data), (size_t)len, &cipher, &size);
-    int rc;
-    if (done < (size_t)len) {
-        rc = put_back(t, data, (Py_ssize_t)done, len);
-    }
-    else {
+    /* Put back first: sending may call pause_writing(), which may write. */
+    int rc = done < (size_t)len ? put_back(t, data, (Py_ssize_t)done, len) : 1;
+    if (cipher != NULL) {
         PyObject *transport = Py_NewRef(t->transport);
-        rc = hl_stream_write_memory(transport, cipher, size) < 0 ? -1 : 1;
+        if (rc >= 0 && hl_stream_write_memory(transport, cipher, size) < 0) {
+            rc = -1;
+        }
         Py_DECREF(transport);
         e->ops->sent(e);
     }
@@ -557,13 +557,31 @@ on_close_notify(TLSProtocol *t)
     return hl_tls_call_eof(t) < 0 ? -1 : hl_tls_start_shutdown(t);
 }
 
+/* p: n bytes of ciphertext for a direct engine.  If they lie in the loop's buffer it is
+ * theirs until they are read: a callback of OpenSSL's can run Python code, which may
+ * read as well. */
+static Py_ssize_t
+receive(TLSProtocol *t, const void *p, size_t n, PyObject **data)
+{
+    hl_tls_engine *e = t->engine;
+    unsigned char *lent = NULL;
+    if (n > 0 && p == t->loop->scratch) {
+        lent = hl_loop_scratch_take(t->loop);
+    }
+    Py_ssize_t end = e->ops->receive(e, p, n, data);
+    if (lent != NULL) {
+        hl_loop_scratch_give(t->loop, lent);
+    }
+    return end;
+}
+
 /* p: n bytes of ciphertext that the engine has not been fed, if it is a direct one. */
 static int
 read_copied(TLSProtocol *t, const void *p, size_t n)
 {
     hl_tls_engine *e = t->engine;
     PyObject *data = NULL;
-    Py_ssize_t end = e->direct      ? e->ops->receive(e, p, n, &data)
+    Py_ssize_t end = e->direct      ? receive(t, p, n, &data)
                      : e->by_object ? read_all_objects(t, &data)
                                     : read_all(t, &data);
     if (end == HL_TLS_FAIL) {

@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 
+#include "core/fault.h"
 #include "py/compat.h"
 #include "py/mem.h"
 
@@ -251,7 +252,7 @@ hl_direct_pending(hl_direct *d, void *bio)
 bool
 hl_direct_feed(hl_direct *d, const void *p, size_t n)
 {
-    return d->lib->BIO_write(d->in, p, (int)n) == (int)n;
+    return !HL_FAILS("BIO_write") && d->lib->BIO_write(d->in, p, (int)n) == (int)n;
 }
 
 PyObject *
@@ -362,21 +363,20 @@ hl_direct_encrypt(hl_direct *d, const char *p, size_t n, const char **cipher,
     o->BIO_up_ref(o->out);
     o->SSL_set0_wbio(d->ssl, o->out);
     size_t used = 0, done = 0;
-    while (used < n && o->SSL_write_ex(d->ssl, p + used, n - used, &done) > 0) {
+    while (used < n && !HL_FAILS("SSL_write_ex") &&
+           o->SSL_write_ex(d->ssl, p + used, n - used, &done) > 0) {
         used += done;
     }
     o->BIO_up_ref(d->out);
     o->SSL_set0_wbio(d->ssl, d->out);
     char *data = NULL;
     long len = o->BIO_ctrl(o->out, BIO_CTRL_INFO, 0, &data);
-    if (used < n) {
-        o->BIO_write(d->out, data, (int)len);
-        o->out_use = false;
-        return used;
+    o->out_use = len > 0;
+    if (len > 0) {
+        *cipher = data;
+        *size = (size_t)len;
     }
-    *cipher = data;
-    *size = (size_t)len;
-    return n;
+    return used;
 }
 
 void

@@ -61,9 +61,9 @@ Py_ssize_t hl_direct_read(hl_direct *d, char *p, size_t n);
 /* Encrypts into `out`, a record at most. */
 Py_ssize_t hl_direct_write(hl_direct *d, const char *p, size_t n);
 
-/* Encrypts p, with nothing in `out`.  n: all of it is in *cipher, which is good until
- * hl_direct_sent().  Otherwise how much of it is in `out` now (0: also if this cannot
- * be done now), and the rest is for write(). */
+/* Encrypts p, with nothing in `out`: how much of it (0: also if this cannot be done
+ * now), and the rest is for write().  Where there is anything to send, *cipher is set:
+ * good until hl_direct_sent(), which has to follow. */
 size_t hl_direct_encrypt(hl_direct *d, const char *p, size_t n, const char **cipher,
                          size_t *size);
 void hl_direct_sent(hl_direct *d);

@@ -34,7 +34,8 @@ make_room(hl_wqueue *q)
         q->head = 0;
         return 0;
     }
-    hl_chunk *v = hl_pymem_malloc(q->cap * 2 * sizeof(*v));
+    bool fits = q->cap <= SIZE_MAX / 2 / sizeof(*q->v);
+    hl_chunk *v = fits ? hl_pymem_malloc(q->cap * 2 * sizeof(*v)) : NULL;
     if (v == NULL) {
         PyErr_NoMemory();
         return -1;

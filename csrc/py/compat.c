@@ -3,6 +3,8 @@
 
 #include <dlfcn.h>
 
+#include "py/mem.h"
+
 /* func(a), or func(a, b) when b is not NULL: 0 or -1. */
 static int
 call(PyObject *func, PyObject *a, PyObject *b)
@@ -468,8 +470,7 @@ hl_context_take(hl_state *st, PyObject *vars)
         ctx = st->spare_ctx;
         st->spare_ctx = NULL;
     }
-    else if ((ctx = PyContext_New()) == NULL) {
-        Py_DECREF(vars);
+    else if ((ctx = hl_new_context()) == NULL) {
         return NULL;
     }
     Py_XSETREF(((hl_base_context *)ctx)->vars, vars); /* it was the empty mapping */

@@ -18,7 +18,7 @@ hl_context_snapshot(hl_state *st)
     PyObject *ctx = st->no_vars == NULL ? NULL : hl_context_borrow();
     return ctx == NULL ? NULL : Py_NewRef(((hl_base_context *)ctx)->vars);
 }
-/* A Context of such a snapshot (stolen, on failure too) that nobody else has: a new
+/* A Context of such a snapshot (stolen, but not on failure) that nobody else has: a new
  * reference, or NULL with an exception. */
 PyObject *hl_context_take(hl_state *st, PyObject *vars);
 /* Steals a Context that may be kept for the next hl_context_take(): it is, if nobody

@@ -10,6 +10,7 @@
 #define hl_type_alloc(type) HL_PY_ALLOC("tp_alloc", (type)->tp_alloc(type, 0))
 /* As PyObject_GC_New(). */
 #define hl_gc_new(T, type) ((T *)HL_PY_ALLOC("gc_new", PyObject_GC_New(T, type)))
+#define hl_new_context() HL_PY_ALLOC("PyContext_New", PyContext_New())
 /* NULL without an exception. */
 #define hl_pymem_malloc(n) HL_PY_RAW("PyMem_Malloc", PyMem_Malloc(n))
 #define hl_object_malloc(n) HL_PY_RAW("PyObject_Malloc", PyObject_Malloc(n))

@@ -261,6 +261,9 @@ typedef struct hl_state {
     bool tasks_listed;           /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;       /* last number given to an unnamed task */
     hl_task_list tasks[HL_TASK_LISTS]; /* our unfinished tasks, by loop: registry.c */
+#if HL_FREE_THREADED
+    unsigned forks; /* between the process that imported us and this one */
+#endif
     PyObject
         *no_vars; /* what an empty Context maps; NULL: Context is not as mirrored */
     PyObject *spare_ctx;      /* an empty Context that nobody has, or NULL */

@@ -1,5 +1,6 @@
 /* Makes the types of this layer; without a known layout asyncio's own stand in. */
 #include "sched/future.h"
+#include "sched/inbox.h"
 
 /* hotloop.Future and hotloop.Task exist in any case: programs derive from them. */
 static int
@@ -16,7 +17,7 @@ export_base_types(PyObject *mod, hl_state *st)
 int
 hl_sched_exec(PyObject *mod, hl_state *st)
 {
-    if (hl_handle_exec(mod, st) < 0) {
+    if (hl_inbox_exec(st) < 0 || hl_handle_exec(mod, st) < 0) {
         return -1;
     }
     if (!st->native) {

@@ -461,9 +461,8 @@ static PyObject *
 context_of(hl_state *st, HandleObject *h)
 {
     if (h->context == NULL && h->vars != NULL) {
-        PyObject *vars = h->vars;
-        h->vars = NULL;
-        h->context = hl_context_take(st, vars);
+        h->context = hl_context_take(st, h->vars);
+        h->vars = h->context == NULL ? h->vars : NULL; /* it is asked again then */
     }
     return Py_XNewRef(h->context);
 }

@@ -15,10 +15,79 @@ enum { KIND_TIMER = 4, KIND_UNTIMER = 5 };
 
 #define INBOX_CAP 64
 
-int
-hl_inbox_init(hl_inbox *in)
+/* ---- forks ---- */
+
+/* Runs in the child, where there is no thread but this one: locks that others had, or
+ * were about to be given, are nobody's. */
+static PyObject *
+count_fork(PyObject *capsule, PyObject *Py_UNUSED(ignored))
 {
-    return hl_ring_init(&in->queue, INBOX_CAP);
+    hl_state *st = PyCapsule_GetPointer(capsule, NULL);
+    for (int i = 0; i < HL_TASK_LISTS; i++) {
+        memset(&st->tasks[i].lock, 0, sizeof(st->tasks[i].lock));
+    }
+    HL_COUNT(st->forks); /* an inbox has its turn when it is used */
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef count_fork_def = {"_count_fork", count_fork, METH_NOARGS, NULL};
+
+static void
+drop_mod(PyObject *capsule)
+{
+    Py_DECREF((PyObject *)PyCapsule_GetContext(capsule));
+}
+
+/* The interpreter keeps such a callback, and with it the module, as long as it is. */
+int
+hl_inbox_exec(hl_state *st)
+{
+    PyObject *capsule = PyCapsule_New(st, NULL, NULL);
+    if (capsule == NULL) {
+        return -1;
+    }
+    (void)PyCapsule_SetContext(capsule, Py_NewRef(st->mod));
+    (void)PyCapsule_SetDestructor(capsule, drop_mod);
+    PyObject *func = PyCFunction_New(&count_fork_def, capsule);
+    PyObject *os = func == NULL ? NULL : PyImport_ImportModule("os");
+    PyObject *reg = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
+    PyObject *none = reg == NULL ? NULL : PyTuple_New(0);
+    PyObject *kw = none == NULL ? NULL : Py_BuildValue("{sO}", "after_in_child", func);
+    PyObject *res = kw == NULL ? NULL : PyObject_Call(reg, none, kw);
+    Py_DECREF(capsule);
+    Py_XDECREF(func);
+    Py_XDECREF(os);
+    Py_XDECREF(reg);
+    Py_XDECREF(none);
+    Py_XDECREF(kw);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
+/* The first use in the child of a fork.  Where the lock was held somebody was in the
+ * middle of the queue: what is in it is given up, with its memory.  (Two threads of the
+ * child that do this at once, to a loop of its parent's, are one too many.) */
+void
+hl_inbox_forked(hl_sched *s)
+{
+    hl_inbox *in = &s->inbox;
+    HL_STORE(in->forks, HL_LOAD(s->st->forks));
+    memset(&in->lock, 0, sizeof(in->lock));
+    if (in->locked) {
+        in->locked = false;
+        HL_STORE(in->waiting, (size_t)0);
+        in->queue = (hl_ring){0};
+        (void)hl_ring_init(&in->queue, INBOX_CAP); /* without: as if it were closed */
+    }
+}
+
+/* ---- the queue ---- */
+
+int
+hl_inbox_init(hl_sched *s)
+{
+    s->inbox.forks = HL_LOAD(s->st->forks);
+    return hl_ring_init(&s->inbox.queue, INBOX_CAP);
 }
 
 /* After hl_inbox_clear(), when nobody knows the loop any more. */
@@ -38,15 +107,16 @@ hl_inbox_own(hl_inbox *in, uintptr_t thread)
 
 /* Steals what the entry owns.  0, or -1 with MemoryError. */
 int
-hl_inbox_put(hl_inbox *in, hl_entry e)
+hl_inbox_put(hl_sched *s, hl_entry e)
 {
+    hl_inbox *in = &s->inbox;
     int rc = -1;
-    hl_mutex_lock(&in->lock);
+    hl_inbox_lock(s);
     if (in->queue.v != NULL) {
         rc = hl_ring_push(&in->queue, e.tagged, e.arg);
         HL_STORE(in->waiting, hl_ring_len(&in->queue));
     }
-    hl_mutex_unlock(&in->lock);
+    hl_inbox_unlock(s);
     if (rc < 0) {
         hl_entry_drop(e);
         PyErr_NoMemory();
@@ -82,7 +152,7 @@ hl_inbox_drain(hl_sched *s)
 {
     hl_inbox *in = &s->inbox;
     int rc = 0;
-    hl_mutex_lock(&in->lock);
+    hl_inbox_lock(s);
     while (rc == 0 && hl_ring_len(&in->queue) > 0) {
         rc = take_one(s, *hl_ring_at(&in->queue, 0));
         if (rc == 0) {
@@ -90,7 +160,7 @@ hl_inbox_drain(hl_sched *s)
         }
     }
     HL_STORE(in->waiting, hl_ring_len(&in->queue));
-    hl_mutex_unlock(&in->lock);
+    hl_inbox_unlock(s);
     if (rc < 0) {
         PyErr_NoMemory();
         return -1;
@@ -101,16 +171,17 @@ hl_inbox_drain(hl_sched *s)
 /* Runs finalisers, which may put something in: each entry is out before it is dropped.
  */
 void
-hl_inbox_clear(hl_inbox *in)
+hl_inbox_clear(hl_sched *s)
 {
+    hl_inbox *in = &s->inbox;
     for (;;) {
         hl_entry e = {0, NULL};
-        hl_mutex_lock(&in->lock);
+        hl_inbox_lock(s);
         if (in->queue.v != NULL && hl_ring_len(&in->queue) > 0) {
             e = hl_ring_pop(&in->queue);
             HL_STORE(in->waiting, hl_ring_len(&in->queue));
         }
-        hl_mutex_unlock(&in->lock);
+        hl_inbox_unlock(s);
         if (e.tagged == 0) {
             return;
         }
@@ -139,7 +210,7 @@ hl_sched_add_timer(hl_sched *s, PyObject *op, hl_timer *node)
 {
     if (!hl_sched_mine(s)) {
         node->index = HL_HEAP_OUT - 1; /* in no heap, but on its way into one */
-        return hl_inbox_put(&s->inbox, (hl_entry){(uintptr_t)op | KIND_TIMER, node});
+        return hl_inbox_put(s, (hl_entry){(uintptr_t)op | KIND_TIMER, node});
     }
     if (hl_sched_drain(s) < 0 || hl_heap_push(&s->timers, node) < 0) {
         Py_DECREF(op);
@@ -155,7 +226,7 @@ hl_sched_drop_timer(hl_sched *s, PyObject *op, hl_timer *node)
 {
     if (!hl_sched_mine(s)) {
         hl_entry e = {(uintptr_t)Py_NewRef(op) | KIND_UNTIMER, node};
-        return hl_inbox_put(&s->inbox, e);
+        return hl_inbox_put(s, e);
     }
     if (hl_sched_drain(s) < 0) {
         return -1;

@@ -7,13 +7,34 @@
 
 #if HL_FREE_THREADED
 
-int hl_inbox_init(hl_inbox *in); /* 0 or -ENOMEM */
+int hl_inbox_exec(hl_state *st);
+int hl_inbox_init(hl_sched *s); /* 0 or -ENOMEM */
 void hl_inbox_fini(hl_inbox *in);
 void hl_inbox_own(hl_inbox *in, uintptr_t thread);
-int hl_inbox_put(hl_inbox *in, hl_entry e);
+int hl_inbox_put(hl_sched *s, hl_entry e);
 int hl_inbox_drain(hl_sched *s);
-void hl_inbox_clear(hl_inbox *in);
+void hl_inbox_clear(hl_sched *s);
+void hl_inbox_forked(hl_sched *s);
 int hl_inbox_traverse(hl_inbox *in, visitproc visit, void *arg);
+
+/* The lock.  A thread that had it when the process was forked is not there to give it
+ * back in the child. */
+static inline void
+hl_inbox_lock(hl_sched *s)
+{
+    if (HL_UNLIKELY(HL_LOAD(s->inbox.forks) != HL_LOAD(s->st->forks))) {
+        hl_inbox_forked(s);
+    }
+    hl_mutex_lock(&s->inbox.lock);
+    s->inbox.locked = true;
+}
+
+static inline void
+hl_inbox_unlock(hl_sched *s)
+{
+    s->inbox.locked = false;
+    hl_mutex_unlock(&s->inbox.lock);
+}
 
 /* Does this thread run the loop? */
 static inline bool
@@ -40,19 +61,19 @@ hl_sched_nothing_ready(const hl_sched *s)
 static inline bool
 hl_sched_sleep(hl_sched *s)
 {
-    hl_mutex_lock(&s->inbox.lock);
+    hl_inbox_lock(s);
     s->sleeping = HL_LOAD(s->inbox.waiting) == 0;
     bool may = s->sleeping;
-    hl_mutex_unlock(&s->inbox.lock);
+    hl_inbox_unlock(s);
     return may;
 }
 
 static inline void
 hl_sched_awake(hl_sched *s)
 {
-    hl_mutex_lock(&s->inbox.lock);
+    hl_inbox_lock(s);
     s->sleeping = false;
-    hl_mutex_unlock(&s->inbox.lock);
+    hl_inbox_unlock(s);
 }
 
 #define hl_sched_run_by(s, thread) hl_inbox_own(&(s)->inbox, (thread))
@@ -63,6 +84,9 @@ int hl_sched_drop_timer(hl_sched *s, PyObject *op, hl_timer *node);
 
 #else
 
+#define hl_inbox_lock(s) ((void)(s))
+#define hl_inbox_unlock(s) ((void)(s))
+#define hl_inbox_exec(st) ((void)(st), 0)
 #define hl_sched_run_by(s, thread) ((void)(s))
 #define hl_sched_this_thread() 0
 

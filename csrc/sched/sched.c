@@ -51,7 +51,7 @@ hl_sched_init(hl_sched *s, hl_state *st)
         return -1;
     }
 #if HL_FREE_THREADED
-    if (hl_inbox_init(&s->inbox) < 0) {
+    if (hl_inbox_init(s) < 0) {
         hl_ring_fini(&s->ready);
         PyErr_NoMemory();
         return -1;
@@ -75,7 +75,7 @@ hl_sched_clear(hl_sched *s)
         Py_DECREF(hl_timer_handle(hl_heap_pop(&s->timers)));
     }
 #if HL_FREE_THREADED
-    hl_inbox_clear(&s->inbox);
+    hl_inbox_clear(s);
 #endif
     while (s->n_flush > 0) {
         hl_entry e = s->flush[--s->n_flush];
@@ -139,7 +139,7 @@ hl_sched_push_steal(hl_sched *s, int kind, PyObject *obj, void *arg)
     hl_entry e = {(uintptr_t)obj | (uintptr_t)kind, arg};
 #if HL_FREE_THREADED
     if (!hl_sched_mine(s)) {
-        return hl_inbox_put(&s->inbox, e);
+        return hl_inbox_put(s, e);
     }
     if (hl_sched_drain(s) < 0) {
         hl_entry_drop(e);

@@ -42,6 +42,8 @@ typedef struct {
     hl_mutex lock;    /* for the queue, for sleeping, and for the wakeup descriptor */
     uintptr_t runner; /* the thread that runs the loop, or 0 */
     size_t waiting;   /* the queue's length, for a look without the lock */
+    unsigned forks;   /* st->forks when it was made: else the lock is the parent's */
+    bool locked;      /* by whoever has the lock */
     hl_ring queue;
 } hl_inbox;
 #endif

@@ -30,6 +30,7 @@ DESCRIPTORS = "EMFILE ENFILE ENOMEM"
 ERRNOS: dict[str, str] = {
     "read": f"{INTERRUPTED} EBADF EINVAL EIO EISDIR ECONNRESET",
     "write": f"{INTERRUPTED} EBADF EINVAL EIO EPIPE ENOSPC EDQUOT EFBIG EPERM EDESTADDRREQ",
+    "readv": f"{INTERRUPTED} {SOCKET} {PEER}",
     "writev": f"{INTERRUPTED} EBADF EINVAL EIO EPIPE ENOSPC EDQUOT EFBIG EPERM",
     "recv": RECEIVE,
     "recvfrom": RECEIVE,
@@ -53,6 +54,7 @@ ERRNOS: dict[str, str] = {
     "poll": "EINTR EINVAL ENOMEM",
     "pselect": "EBADF EINTR EINVAL ENOMEM",
     "close": "EBADF EINTR EIO ENOSPC EDQUOT",
+    "SSL_write_ex": "EAGAIN",  # what it does not encrypt, _ssl's write() does
     # in Python
     "socket": f"{DESCRIPTORS} EACCES EAFNOSUPPORT EINVAL ENOBUFS EPROTONOSUPPORT",
     "connect": f"{SOCKET} {PEER} EACCES EPERM EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT EAGAIN EALREADY"
@@ -85,9 +87,19 @@ AT_PLACES = {
     "write in core/wake.c:hl_wake_signal": "EINTR",
 }
 WHOLE = ("net/dgram_io.c", "core/wake.c", "hotloop.")  # a datagram, a count: all or nothing
-SHORTABLE = {"read", "write", "writev", "recv", "send", "sendmsg", "epoll_wait", "epoll_pwait2"}
-OBJECTS = {"tp_alloc", "gc_new"}
-MEMORY = {"malloc", "calloc", "realloc", "PyMem_Malloc", "PyMem_Calloc"} | OBJECTS
+SHORTABLE = {
+    "read",
+    "readv",
+    "write",
+    "writev",
+    "recv",
+    "send",
+    "sendmsg",
+    "epoll_wait",
+    "epoll_pwait2",
+}
+OBJECTS = {"tp_alloc", "gc_new", "PyObject_Malloc", "PyContext_New"}
+MEMORY = {"malloc", "calloc", "realloc", "PyMem_Malloc", "PyMem_Calloc", "BIO_write"} | OBJECTS
 
 
 def errnos_of(site: str) -> list[int]:

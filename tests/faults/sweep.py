@@ -1,6 +1,6 @@
 """Fails every system call and every allocation of hotloop, one at a time, in every program.
 
-    python tests/faults/sweep.py [--long | --short] [--only WORD ...] [--site WORD] [--jobs N]
+    python tests/faults/sweep.py [--short | --each | --long] [--only WORD ...] [--site WORD]
 
 A cell is a program (scenarios.py), a backend, a site (inject.py), an errno, and which of the site's
 calls fails. After each: nobody crashed or hung; whoever had to be told was told, by an OSError with
@@ -45,7 +45,6 @@ SOFT = (errno.EAGAIN, errno.EINTR, SHORT)
 # What asyncio passes over in silence as well, or what has another way: nobody is told.
 QUIET: dict[str, str] = {
     "close in": "a descriptor is closed whatever close() says",
-    "setsockopt in net/stream.c:set_nodelay": "small writes are late, and nothing else",
     "getsockname in net/": "a transport without the name, as with asyncio",
     "getpeername in net/": "a transport without the name, as with asyncio",
     "read in core/wake.c": "the next turn reads it",
@@ -374,22 +373,28 @@ def difference(before: dict[str, int], after: dict[str, int]) -> str:
 # ---- the process of a program ----
 
 
-def plan_cells(program: str, counts: dict[str, int], short: bool, only: str) -> list[Cell]:
-    """Every site of a program × its errnos × the first occurrences."""
+def occurrences_of(count: int, form: str) -> list[int]:
+    """Which of a site's calls fail: the first; that and the last; or up to fifty."""
+    if form == "short":
+        return [1]
+    return list(range(1, min(count, 50) + 1)) if form == "long" else sorted({1, min(count, 50)})
+
+
+def plan_cells(program: str, counts: dict[str, int], form: str, only: str) -> list[Cell]:
+    """Every site of a program × its errnos × some of its calls."""
     cells = []
+    short = form == "short"
     for name, count in counts.items():
         if only not in name:
             continue
         codes = errnos_of(name)
         if not codes or (short and name.partition(" ")[0] in OBJECTS):
             continue
-        occurrences = list(range(1, min(count, 50) + 1))
         if short:  # each program has others of the errnos, so that all of them come up
-            occurrences = [1]
             first = zlib.crc32(program.encode())
             codes = list({codes[(first + i) % len(codes)]: 0 for i in range(2)})
         for code in codes:
-            cells += [Cell(name, code, nth) for nth in occurrences]
+            cells += [Cell(name, code, nth) for nth in occurrences_of(count, form)]
     return cells
 
 
@@ -421,7 +426,7 @@ def work(backend: str, program: str, out: Any, options: Any, start: int) -> None
         counts = {name: n for name, n in runner.counts.items() if ("hotloop." in name) is patched}
         say("sites", list(counts))
         first = len(cells)
-        cells += plan_cells(program, counts, options.short, options.site)
+        cells += plan_cells(program, counts, options.form, options.site)
         for number in range(max(first, start), len(cells)):
             cell = cells[number]
             say("start", number, cell.site, cell.code, cell.nth)
@@ -590,8 +595,11 @@ def one_cell(program: str, backend: str, site: str, nth: str, code: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--short", action="store_true", help="first occurrences, a few errnos")
-    parser.add_argument("--long", dest="short", action="store_false", help="the first fifty")
+    forms = {"short": "the first call of each site, two errnos", "each": "first and last, all"}
+    for form, text in {**forms, "long": "the first fifty calls, all errnos"}.items():
+        parser.add_argument(
+            f"--{form}", dest="form", action="store_const", const=form, default="each", help=text
+        )
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--site", default="")
     parser.add_argument("--backend", action="append", choices=("epoll", "select"))
@@ -607,7 +615,7 @@ def main() -> int:
     programs = [name for name in [*LIVES, *SCENARIOS] if not options.only or name in options.only]
     backends = options.backend or ["epoll", "select"]
     todo = [(backend, program) for backend in backends for program in programs]
-    if options.short:
+    if options.form == "short":
         todo = [each for each in todo if each[0] == "epoll" or each[1] in SHORT_SELECT]
     if options.shuffle:
         random.shuffle(todo)

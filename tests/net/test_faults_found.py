@@ -182,29 +182,46 @@ def test_a_unix_socket_that_cannot_be_looked_at(
     hotrun(main())
 
 
-# recvfrom(), which recv() is, fails from block() on as if the kernel had no memory left.
-NO_MEMORY = """
+# From block() on a system call fails with that errno.
+BLOCK = """
 import asyncio, ctypes, hotloop, socket, struct
 
 class Program(ctypes.Structure):
     _fields_ = (("count", ctypes.c_ushort), ("steps", ctypes.c_void_p))
 
-def block(number):
+def block(number, code):
     steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number)]
-    steps += [(0x06, 0, 0, 0x50000 | 12), (0x06, 0, 0, 0x7FFF0000)]
+    steps += [(0x06, 0, 0, 0x50000 | code), (0x06, 0, 0, 0x7FFF0000)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     program = Program(len(steps), ctypes.addressof(code))
     prctl = ctypes.CDLL(None).prctl
-    return prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.byref(program)) == 0
+    if prctl(38, 1, 0, 0, 0) != 0 or prctl(22, 2, ctypes.byref(program)) != 0:
+        raise SystemExit(77)
+"""
 
+
+def run_blocked(program: str, call: str, *numbers: int) -> list[str]:
+    """What a program prints; NUMBER in it is that of the call on x86-64, or on AArch64."""
+    number = dict(zip(("x86_64", "aarch64"), numbers, strict=True)).get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        pytest.skip(f"the number of {call} is known on two machines")
+    code = BLOCK + program.replace("NUMBER", str(number))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    if done.returncode == 77:
+        pytest.skip("no system call can be filtered here")
+    assert not done.stderr
+    return done.stdout.splitlines()
+
+
+# recvfrom(), which recv() is, as if the kernel had no memory left.
+NO_MEMORY = """
 async def main():
     a, b = socket.socketpair()
     a.setblocking(False)
     loop = asyncio.get_running_loop()
     waits = asyncio.create_task(loop.sock_recv(a, 10))
     await asyncio.sleep(0)
-    if not block(NUMBER):
-        raise SystemExit(77)
+    block(NUMBER, 12)
     b.send(b"x")
     for attempt in (waits, loop.sock_recv(a, 10)):
         try:
@@ -220,11 +237,115 @@ asyncio.Runner(loop_factory=hotloop.new_event_loop).run(main())
 
 def test_a_kernel_without_memory_to_receive() -> None:
     """An OSError, as socket.recv() raises it: MemoryError is for memory of Python's."""
-    number = {"x86_64": 45, "aarch64": 207}.get(platform.machine())
-    if sys.platform != "linux" or number is None:
-        pytest.skip("the number of recvfrom() is known on two machines")
-    code = NO_MEMORY.replace("NUMBER", str(number))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    if done.returncode == 77:
-        pytest.skip("no system call can be filtered here")
-    assert done.stdout.splitlines() == ["OSError (12,)"] * 2, done.stderr
+    assert run_blocked(NO_MEMORY, "recvfrom()", 45, 207) == ["OSError (12,)"] * 2
+
+
+NO_WATCH = """
+a, b = socket.socketpair()
+loops = [asyncio.SelectorEventLoop(), hotloop.new_event_loop(backend="epoll")]
+block(NUMBER, ERRNO)
+for loop in loops:
+    for add in (loop.add_reader, loop.add_writer):
+        try:
+            add(a, print)
+        except BaseException as exc:
+            print(type(exc).__name__, exc.args[:1])
+    loop.close()
+a.close()
+b.close()
+"""
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOSPC])
+def test_a_kernel_without_memory_to_watch(code: int) -> None:
+    """An OSError, as epoll.register() raises it; both times here by asyncio and by hotloop."""
+    said = run_blocked(NO_WATCH.replace("ERRNO", str(code)), "epoll_ctl()", 233, 21)
+    assert said == [f"OSError ({code},)"] * 4
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # asyncio's own transport
+def test_a_socket_that_says_it_is_tcp_and_is_not(run: Run) -> None:
+    """TCP_NODELAY is refused, and whoever connects is told."""
+
+    async def main() -> None:
+        a, b = socket.socketpair()
+        fake = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, a.detach())
+        fake.setblocking(False)
+        with fake, b, pytest.raises(OSError, match=r"not supported|not available"):
+            await asyncio.get_running_loop().create_connection(Recorder, sock=fake)
+
+    run(main())
+
+
+def test_a_number_closed_while_it_is_watched_and_a_duplicate_that_is_not(hotrun: Run) -> None:
+    """epoll goes on to report it and no call takes it out; the loop sleeps all the same. (On
+    asyncio it does not.)"""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        pairs = [socket.socketpair() for _ in range(3)]
+        kept = [a.dup() for a, _ in pairs]
+        heard: list[int] = []
+        for a, b in pairs:
+            number = a.fileno()
+            loop.add_reader(a, heard.append, 0)
+            a.close()
+            assert loop.remove_reader(number)
+            b.send(b"x")
+        other, another = socket.socketpair()
+        loop.add_reader(other, lambda: heard.append(len(other.recv(1))))
+        for _ in range(5):  # what there is to notice, is
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+        before = loop._turns
+        await asyncio.sleep(0.1)
+        assert loop._turns - before < 10
+        another.send(b"y")
+        async with asyncio.timeout(LIMIT):
+            while not heard:
+                await asyncio.sleep(0.001)
+        assert heard == [1]  # who is watched still is
+        loop.call_soon_threadsafe(heard.append, 2)
+        await asyncio.sleep(0.001)
+        loop.remove_reader(other)
+        for one in (*kept, *(b for _, b in pairs), other, another):
+            one.close()
+
+    hotrun(main())
+
+
+class Refused(BaseException):
+    pass
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise Refused
+
+
+def test_a_watch_in_place_of_a_handle_that_cannot_be_cancelled(
+    hotrun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transport watches, so it goes on; what is somebody else's is said elsewhere."""
+    said: list[Any] = []
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_debug(True)
+        a, b = socket.socketpair()
+        transport, protocol = await loop.create_connection(Recorder, sock=a)
+        loop._add_writer(a.fileno(), print, Unspeakable())
+        monkeypatch.setattr(sys, "unraisablehook", lambda what: said.append(what.exc_type))
+        transport.write(b"x" * 4_000_000)
+        monkeypatch.undo()
+        assert said == [Refused]
+        b.setblocking(False)
+        got = 0
+        async with asyncio.timeout(LIMIT):
+            while got < 4_000_000:
+                got += len(await loop.sock_recv(b, 65536))
+        transport.close()
+        await protocol.until("lost")
+        b.close()
+
+    hotrun(main())

@@ -274,3 +274,29 @@ def test_context_of_a_wrong_type(same, wrong):
         return seen
 
     assert same(scenario) == [1]
+
+
+def test_a_context_that_there_was_no_memory_for(loop):
+    """It can be asked for again, and the callback runs in it."""
+    _testcapi = pytest.importorskip("_testcapi", reason="an interpreter without its test module")
+    seen = []
+    var.set("before")
+    handle = loop.call_soon(lambda: seen.append(var.get()))
+    other = loop.call_soon(int)
+    used = other.get_context(), [contextvars.copy_context() for _ in range(300)]  # the spare ones
+    var.set("after")
+    get = handle.get_context
+    refused = False
+    _testcapi.set_nomemory(0)
+    try:
+        get()
+    except MemoryError:
+        refused = True
+    finally:
+        _testcapi.remove_mem_hooks()
+    del used
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert seen == ["before"]
+    assert handle.get_context()[var] == "before"
+    del refused  # not everywhere is there anything to make
