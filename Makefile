@@ -5,6 +5,8 @@
 #   make conformance  CPython's own test_asyncio on hotloop, compared with stock asyncio
 #   make integration  real programs on hotloop: aiohttp, uvicorn, asyncpg, Redis and more
 #   make doors        the tools through which programs get a loop: servers, test runners, Jupyter
+#   make suites       whole suites of other projects, beside stock asyncio; SUITE="anyio tornado":
+#                     those only, DOCS=1: their table into docs/compatibility.md
 #   make dask         a Dask cluster on hotloop; make dask-bench: beside asyncio and uvloop
 #   make conformance-full   the same on both backends, with our Task and Future and with asyncio's
 #   make differential  generated programs against asyncio, EXAMPLES=10000 of each
@@ -110,7 +112,7 @@ tools: $(LINTERS) $(PROGRAMS)
 
 PYTHON_TREES := $(wildcard python tests tools examples benchmarks setup.py)
 
-.PHONY: demo test integration doors dask dask-bench lint format
+.PHONY: demo test integration suites doors dask dask-bench lint format
 demo: $(INSTALLED)
 	@$(BIN)/python examples/guide/demo.py
 
@@ -119,6 +121,10 @@ test: $(INSTALLED)
 
 integration: $(PROGRAMS)
 	$(BIN)/python -m pytest -q tests/integration $(PYTEST)
+
+# Each suite in an environment of its own, kept in $(VENV)-suites; see tests/suites/table.py.
+suites: $(INSTALLED)
+	@$(BIN)/python tests/suites/run.py --environments $(VENV)-suites $(if $(DOCS),--docs) $(SUITE)
 
 # The doors in an environment of their own: a plugin of pytest's in it would take part in all tests.
 doors: $(READY)

@@ -10,18 +10,14 @@ Everything runs through `program`, which proves that loop, tasks and futures wer
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
+import contextlib
 import ssl
-import subprocess
-import time
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from reallib import Program, Tls, free_port, prove_ours, stop, wait_for_port
+import servers
+from reallib import Program, Tls, prove_ours
 
 import hotloop
 
@@ -72,75 +68,25 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 # ---- servers in processes of their own ---------------------------------------------------------
 
 
-def find_program(name: str, *folders: Path) -> str:
-    """A server's program, in one of `folders` or on PATH; else the test is skipped."""
-    path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
+@contextlib.contextmanager
+def or_skip(server: contextlib.AbstractContextManager[int]) -> Iterator[int]:
+    """What is not installed skips the tests that need it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            port = stack.enter_context(server)
+        except servers.Missing as exc:
+            pytest.skip(str(exc))
+        yield port
 
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    folder, port = tmp_path_factory.mktemp("redis"), free_port()
-    options = f"--port {port} --bind 127.0.0.1 --appendonly no --dir {folder}".split()
-    command = [find_program("redis-server"), *options, "--save", ""]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        wait_for_port(port, process)
+    with or_skip(servers.redis(tmp_path_factory.mktemp("redis"))) as port:
         yield port
-    finally:
-        stop(process)
-
-
-def wait_for_postgres(ready: str, port: int, process: subprocess.Popen[bytes]) -> None:
-    """It listens before it takes queries: until pg_isready says that it does."""
-    wait_for_port(port, process)
-    command = [ready, "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "tester", "-t", "10"]
-    while subprocess.run(command, check=False).returncode != 0:
-        assert process.poll() is None, "PostgreSQL has ended by itself"
-        time.sleep(0.05)
-
-
-def _newest_postgres() -> list[Path]:
-    folders = Path("/usr/lib/postgresql").glob("*/bin")
-    return sorted(folders, key=lambda folder: int(folder.parent.name), reverse=True)
 
 
 @pytest.fixture(scope="session")
 def postgres_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """PostgreSQL for the user `tester` without a password; it refuses to run as root."""
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
-    places = _newest_postgres()
-    initdb, postgres = find_program("initdb", *places), find_program("postgres", *places)
-    ready = find_program("pg_isready", *places)
-    user: dict[str, Any] = {}
-    if os.getuid() == 0:
-        try:
-            account = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("running as root, and there is no user `postgres` to run the server as")
-        user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        for parent in folder.parents:  # the server's user has to get there
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    data = folder / "data"
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(folder)}
-    subprocess.run(
-        [initdb, "-D", data, "-U", "tester", "-A", "trust", "-N", "--no-locale", "-E", "UTF8"],
-        check=True, capture_output=True, cwd=folder, env=environment, **user,
-    )  # fmt: skip
-    options = f"-D {data} -p {port} -h 127.0.0.1 -k {folder} -c fsync=off".split()
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [postgres, *options],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, env=environment, **user,
-        )  # fmt: skip
-    try:
-        wait_for_postgres(ready, port, process)
+    """PostgreSQL for the user `tester` without a password."""
+    with or_skip(servers.postgres(tmp_path_factory.mktemp("postgres"))) as port:
         yield port
-    finally:
-        stop(process)

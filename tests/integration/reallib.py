@@ -1,4 +1,4 @@
-"""What the tests of real programs share: proof of whose loop it is, memory, servers' ports."""
+"""What the tests of real programs share: proof of whose loop it is, memory."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import asyncio
 import gc
 import itertools
 import os
-import socket
 import ssl
-import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hotloop
-
-START_TIMEOUT = 60.0  # seconds that a server may take to answer its first connection
 
 Program = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -69,7 +64,7 @@ async def flat(step: Callable[[], Awaitable[object]], times: int = 1000) -> None
     assert min(grown) < part * 100, used
 
 
-# ---- certificates and servers --------------------------------------------------------------
+# ---- certificates ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -79,32 +74,3 @@ class Tls:
     cert: Path  # certificate chain and key, for programs that take file names
     key: Path
     ca: Path
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
-    """Until somebody answers there, or the process that should is gone."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def stop(process: subprocess.Popen[Any]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from reallib import Program, Tls, flat, free_port
+from reallib import Program, Tls, flat
+from servers import free_port
 
 import hotloop
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reallib import Program, Tls, flat, free_port, stop, wait_for_port
+from reallib import Program, Tls, flat
+from servers import free_port, stop, wait_for_port
 
 httpx: Any = pytest.importorskip("httpx", reason="make integration installs it")
 uvicorn: Any = pytest.importorskip("uvicorn", reason="make integration installs it")
