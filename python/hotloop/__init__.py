@@ -10,8 +10,9 @@ import asyncio
 import functools
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
+from hotloop import _check as _check  # first: says what is missing, where something is
 from hotloop._core import EventLoop, Future, Handle, Task, TimerHandle
 from hotloop._nested import allow_nested_runs
 from hotloop._policy import EventLoopPolicy, install
@@ -31,6 +32,8 @@ __all__ = (
 
 __version__ = "0.1.0"
 
+_T = TypeVar("_T")
+
 
 def new_event_loop(backend: str | None = None) -> EventLoop:
     """A new event loop; also what to give as a `loop_factory`.
@@ -49,9 +52,10 @@ def new_event_loop(backend: str | None = None) -> EventLoop:
         raise ValueError(f"HOTLOOP_BACKEND: {exc}") from None
 
 
-def run[T](
-    main: Coroutine[Any, Any, T], *, debug: bool | None = None, backend: str | None = None
-) -> T:
+# Not run[T](): an older Python has to get as far as saying that it is too old.
+def run(  # noqa: UP047
+    main: Coroutine[Any, Any, _T], *, debug: bool | None = None, backend: str | None = None
+) -> _T:
     """asyncio.run() on a hotloop loop: same meaning, same errors."""
     factory = functools.partial(new_event_loop, backend)
     return asyncio.run(main, debug=debug, loop_factory=factory)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -125,6 +127,49 @@ def test_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="abacus"):
         hotloop.run(coro)
     coro.close()
+
+
+# ---- where hotloop does not run ----
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("sys.version_info = (3, 11, 4, 'final', 0)", "needs CPython 3.12 or later, and this is"),
+        ("sys.implementation.name = 'pypy'", "CPython only, and this is pypy 3."),
+        ("sys.platform = 'win32'", "does not run on Windows"),
+    ],
+)
+@pytest.mark.parametrize("door", ["hotloop", "hotloop.dask", "hotloop.__main__"])
+def test_an_unsupported_place_is_named(change: str, said: str, door: str) -> None:
+    out = run_python(
+        # what the package imports of the standard library, as it is for the real place
+        "import asyncio, functools, importlib, sys, typing\n"
+        f"{change}\n"
+        f"try: importlib.import_module({door!r})\n"
+        "except ImportError as exc: print(exc)\n"
+    )
+    assert said in out
+    assert out.count("\n") == 1
+
+
+def test_a_build_for_another_python_is_named(tmp_path: Path) -> None:
+    shutil.copytree(
+        Path(hotloop.__file__).parent, tmp_path / "hotloop", ignore=shutil.ignore_patterns("*.so")
+    )
+    out = run_python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "try: import hotloop\n"
+        "except ImportError as exc: print(exc)\n"
+    )
+    assert "not built for this Python" in out
+    assert sys.implementation.cache_tag in out
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "_check.py"])
+def test_older_pythons_can_read_what_refuses_them(name: str) -> None:
+    text = Path(hotloop.__file__).with_name(name).read_text()
+    ast.parse(text, feature_version=(3, 9))
 
 
 # ---- the policy ----
