@@ -15,9 +15,11 @@
 #   make asan         the suite under AddressSanitizer and UBSan
 #   make faults       fails each system call and allocation in turn; FAULTS=short: a part, in a minute
 #   make debug        the suite with C assertions on
+#   make portable     the suite on a build without what only Linux has, as on macOS
 #   make ft           the suite on a free-threaded Python, which it builds first; make ft-bench: two
 #                     threads against one; make tsan: what concerns threads, under ThreadSanitizer
 #   make refleak      the scheduler's tests over and over, on a Python that counts references
+#   make docs         the documentation as a site, into build/site; a warning is an error
 #   make lint         ruff, mypy, clang-format, layering, function sizes, warnings as errors
 #   make format       puts C and Python into the project's format
 #   make regressions  bugs that other loops shipped; LOOP=uvloop: on that loop, which does it fail?
@@ -169,7 +171,7 @@ endef
 
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: asan debug
+.PHONY: asan debug portable
 # Reports go to a file: what pytest captures is lost when a sanitizer ends the process.
 # Leaks are looked for in the C tests only: the interpreter itself does not free all at exit.
 asan: $(INSTALLED)
@@ -179,6 +181,10 @@ asan: $(INSTALLED)
 
 debug: $(INSTALLED)
 	$(call suite,debug,-O0 -g -UNDEBUG,PYTHONMALLOC=debug)
+
+# What other systems get: select, a pipe in place of an eventfd, no accept4() (core/portable.h).
+portable: $(INSTALLED)
+	$(call suite,portable,-O1 -g -UNDEBUG -DHL_PORTABLE,HOTLOOP_BACKEND=select)
 
 # A build of its own, in which any call can be told to fail: see tests/faults/sweep.py.
 FAULTS ?= each

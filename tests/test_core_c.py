@@ -30,9 +30,13 @@ SANITIZERS = [
 # check.h stands between the code under test and these, so that each of them can fail.
 WRAPPED = ["malloc", "calloc", "realloc"]
 WRAPPED_BY = {"test_poll": ["syscall"]}
-# The pipe that stands in for an eventfd on other systems is tested here as well.
+# What stands in on other systems for what Linux has is tested here as well.
 VARIANTS: list[tuple[str, Path, list[str]]] = [(source.stem, source, []) for source in PROGRAMS] + [
-    ("test_wake-pipe", ROOT / "tests" / "c" / "test_wake.c", ["-DHL_WAKE_PIPE"])
+    ("test_wake-pipe", ROOT / "tests" / "c" / "test_wake.c", ["-DHL_WAKE_PIPE"]),
+    *(
+        (f"{name}-portable", ROOT / "tests" / "c" / f"{name}.c", ["-DHL_PORTABLE"])
+        for name in ("test_wake", "test_sigpair", "test_poll")
+    ),
 ]
 
 pytestmark = pytest.mark.skipif(

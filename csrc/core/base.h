@@ -14,6 +14,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* There are epoll and eventfd.  HL_PORTABLE builds on Linux what other systems get. */
+#if defined(__linux__) && !defined(HL_PORTABLE)
+#define HL_LINUX 1
+#endif
+
 #define HL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define HL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define HL_COLD __attribute__((cold, noinline))

@@ -41,7 +41,7 @@ struct hl_poll {
 
 /* The backends of this system, the preferred one first.  A new one is one file,
  * poll_NAME.c, which defines hl_poll_NAME, and one entry here. */
-#ifdef __linux__
+#ifdef HL_LINUX
 #define HL_POLL_BACKENDS(X) X(epoll) X(select)
 #else
 #define HL_POLL_BACKENDS(X) X(select)

@@ -4,7 +4,7 @@
 #include "core/poll.h"
 #include "core/sys.h"
 
-#ifdef __linux__
+#ifdef HL_LINUX
 
 #include <limits.h>
 
@@ -176,4 +176,4 @@ const hl_poll_ops hl_poll_epoll = {
     .fileno = epoll_fileno,
 };
 
-#endif /* __linux__ */
+#endif /* HL_LINUX */

@@ -100,7 +100,7 @@ goes_on(const hl_site *site, int err)
     }
 
 HL_SYS_CALLS(DEFINE, NEVER)
-#ifdef __linux__
+#ifdef HL_LINUX
 HL_SYS_CALLS_LINUX(DEFINE, NEVER)
 #endif
 

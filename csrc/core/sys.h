@@ -8,6 +8,7 @@
 
 #include "core/base.h"
 #include "core/fault.h"
+#include "core/portable.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -17,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#ifdef __linux__
+#ifdef HL_LINUX
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -52,9 +53,9 @@ typedef struct {
        socklen_t len),                                                                 \
       sendto(fd, p, n, flags, a, len), never)                                          \
     X(int, accept4, (int fd, struct sockaddr *a, socklen_t *len, int flags),           \
-      accept4(fd, a, len, flags), never)                                               \
-    X(int, socket, (int family, int type, int proto), socket(family, type, proto),     \
-      never)                                                                           \
+      hl_raw_accept4(fd, a, len, flags), never)                                        \
+    X(int, socket, (int family, int type, int proto),                                  \
+      hl_raw_socket(family, type, proto), never)                                       \
     X(int, connect, (int fd, const struct sockaddr *a, socklen_t len),                 \
       connect(fd, a, len), never)                                                      \
     X(int, shutdown, (int fd, int how), shutdown(fd, how), never)                      \
@@ -68,7 +69,7 @@ typedef struct {
       setsockopt(fd, level, name, p, len), never)                                      \
     X(int, fcntl, (int fd, int cmd, int arg), fcntl(fd, cmd, arg), never)              \
     X(int, fstat, (int fd, struct stat *out), fstat(fd, out), never)                   \
-    X(int, pipe2, (int fds[2], int flags), pipe2(fds, flags), never)                   \
+    X(int, pipe2, (int fds[2], int flags), hl_raw_pipe2(fds, flags), never)            \
     X(int, poll, (struct pollfd * p, nfds_t n, int ms), poll(p, n, ms), never)         \
     X(int, pselect, (int top, fd_set *r, fd_set *w, const struct timespec *ts),        \
       pselect(top, r, w, NULL, ts, NULL), never)
@@ -84,7 +85,7 @@ typedef struct {
       (int epfd, struct epoll_event *ev, int n, const hl_kernel_timespec *ts),         \
       hl_raw_epoll_pwait2(epfd, ev, n, ts), hl_raw_epoll_pwait2(epfd, ev, 1, ts))
 
-#ifdef __linux__
+#ifdef HL_LINUX
 /* Not through libc: musl has no wrapper, glibc only from 2.35 on. */
 static inline int
 hl_raw_epoll_pwait2(int epfd, struct epoll_event *ev, int n,
@@ -110,7 +111,7 @@ hl_raw_epoll_pwait2(int epfd, struct epoll_event *ev, int n,
     }
 
 HL_SYS_CALLS(HL_SYS_DEFINE, )
-#ifdef __linux__
+#ifdef HL_LINUX
 HL_SYS_CALLS_LINUX(HL_SYS_DEFINE, )
 #endif
 
@@ -127,7 +128,7 @@ hl_sys_close(int fd)
     result hl_faulty_##name(hl_site *site, HL_SYS_LIST params);
 
 HL_SYS_CALLS(HL_SYS_DECLARE, )
-#ifdef __linux__
+#ifdef HL_LINUX
 HL_SYS_CALLS_LINUX(HL_SYS_DECLARE, )
 #endif
 /* A close() that fails has closed the descriptor all the same, on Linux. */

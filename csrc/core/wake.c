@@ -3,7 +3,7 @@
 #include "core/wake.h"
 #include "core/sys.h"
 
-#if defined(__linux__) && !defined(HL_WAKE_PIPE)
+#if defined(HL_LINUX) && !defined(HL_WAKE_PIPE)
 
 int
 hl_wake_open(hl_wake *w)

@@ -1,5 +1,6 @@
 /* From sockaddr to the tuples of the socket module. */
 #include "net/addr.h"
+#include "core/base.h"
 
 #include <arpa/inet.h>
 #include <string.h>
@@ -19,15 +20,18 @@ hl_inaddr_set(hl_inaddr *out, const struct sockaddr *addr, socklen_t len)
     return false;
 }
 
-/* A Unix path: unnamed is '', an abstract name is bytes with its leading zero. */
+/* A Unix path: unnamed is '', an abstract name (Linux only) is bytes with its leading
+ * zero. */
 static PyObject *
 unix_to_py(const struct sockaddr_un *un, socklen_t len)
 {
     size_t off = offsetof(struct sockaddr_un, sun_path);
     size_t n = len > off ? len - off : 0;
+#ifdef HL_LINUX
     if (n > 0 && un->sun_path[0] == 0) {
         return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)n);
     }
+#endif
     return PyUnicode_DecodeFSDefaultAndSize(un->sun_path,
                                             (Py_ssize_t)strnlen(un->sun_path, n));
 }

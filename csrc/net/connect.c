@@ -197,8 +197,9 @@ on_writable(PyObject *self)
 static int
 begin(Connecting *c)
 {
-    c->fd = hl_sys_socket(c->to.u.any.sa_family,
-                          SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+    c->fd =
+        hl_sys_socket(c->to.u.any.sa_family,
+                      SOCK_STREAM | HL_SOCK_NONBLOCK | HL_SOCK_CLOEXEC, IPPROTO_TCP);
     if (c->fd < 0) {
         return hl_raise_errno(errno);
     }

@@ -350,7 +350,7 @@ transmit(DatagramTransport *t, PyObject *data, PyObject *addr)
     }
     /* An audit hook may have closed us, or sent to somebody else. */
     int fd = t->live_fd == NULL || (!to_peer && !look_up(t, addr)) ? -1 : *t->live_fd;
-    int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+    int flags = MSG_DONTWAIT | HL_MSG_NOSIGNAL;
     ssize_t n = to_peer ? hl_sys_send(fd, view.buf, (size_t)view.len, flags)
                         : hl_sys_sendto(fd, view.buf, (size_t)view.len, flags,
                                         &t->at.any, t->at_len);

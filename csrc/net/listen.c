@@ -58,7 +58,7 @@ static PyObject *
 wrap_socket(Listener *l, int fd)
 {
     PyObject *args =
-        Py_BuildValue("(iii)", l->family, l->type | SOCK_NONBLOCK, l->proto);
+        Py_BuildValue("(iii)", l->family, l->type | HL_SOCK_NONBLOCK, l->proto);
     PyObject *kwargs = Py_BuildValue("{s:i}", "fileno", fd);
     PyObject *sock = args == NULL || kwargs == NULL
                          ? NULL
@@ -289,8 +289,8 @@ on_ready(PyObject *self)
     for (long i = 0; l->watching && (i == 0 || i < l->backlog); i++) {
         hl_sockaddr a;
         socklen_t len = sizeof(a);
-        int fd =
-            hl_sys_accept4(*l->live_fd, &a.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = hl_sys_accept4(*l->live_fd, &a.any, &len,
+                                HL_SOCK_NONBLOCK | HL_SOCK_CLOEXEC);
         if (fd < 0) {
             return accept_failed(l, errno);
         }

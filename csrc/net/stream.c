@@ -273,7 +273,7 @@ static PyObject *
 closed_sock(StreamTransport *t)
 {
     PyObject *sock = PyObject_CallFunction(t->st->i_socket, "iii", t->family,
-                                           t->type | SOCK_CLOEXEC, t->proto);
+                                           t->type | HL_SOCK_CLOEXEC, t->proto);
     PyObject *res = sock == NULL ? NULL : PyObject_CallMethod(sock, "close", NULL);
     if (res == NULL) {
         Py_CLEAR(sock);
@@ -291,7 +291,7 @@ hl_stream_sock(StreamTransport *t)
     assert(t->open);
     if (t->sock == NULL) {
         PyObject *args[] = {NULL, PyLong_FromLong(t->family),
-                            PyLong_FromLong(t->type | SOCK_NONBLOCK),
+                            PyLong_FromLong(t->type | HL_SOCK_NONBLOCK),
                             PyLong_FromLong(t->proto), PyLong_FromLong(t->fd)};
         PyObject *names = PyTuple_Pack(1, t->st->s_fileno);
         if (names != NULL && args[1] && args[2] && args[3] && args[4]) {

@@ -102,7 +102,7 @@ send_flat(const hl_chunk *c, size_t count, size_t total, int fd, bool sock)
         end += c[i].len;
     }
     assert((size_t)(end - flat) == total);
-    return sock ? hl_sys_send(fd, flat, total, MSG_NOSIGNAL)
+    return sock ? hl_sys_send(fd, flat, total, HL_MSG_NOSIGNAL)
                 : hl_sys_write(fd, flat, total);
 }
 
@@ -114,7 +114,7 @@ send_vector(const hl_chunk *c, size_t count, int fd, bool sock)
         iov[i] = (struct iovec){(void *)c[i].ptr, c[i].len};
     }
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
-    return sock ? hl_sys_sendmsg(fd, &msg, MSG_NOSIGNAL)
+    return sock ? hl_sys_sendmsg(fd, &msg, HL_MSG_NOSIGNAL)
                 : hl_sys_writev(fd, iov, (int)count);
 }
 
@@ -130,7 +130,7 @@ send_some(hl_wqueue *q, int fd, bool sock, size_t *tried)
         *tried += c[i].len;
     }
     if (count == 1) {
-        n = sock ? hl_sys_send(fd, c->ptr, c->len, MSG_NOSIGNAL)
+        n = sock ? hl_sys_send(fd, c->ptr, c->len, HL_MSG_NOSIGNAL)
                  : hl_sys_write(fd, c->ptr, c->len);
     }
     else {

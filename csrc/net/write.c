@@ -201,7 +201,7 @@ send_now(StreamTransport *t, PyObject *owner, const char *p, size_t n)
         return 0;
     }
     if (!t->writing) {
-        ssize_t sent = hl_sys_send(*t->live_fd, p, n, MSG_NOSIGNAL);
+        ssize_t sent = hl_sys_send(*t->live_fd, p, n, HL_MSG_NOSIGNAL);
         if (sent == (ssize_t)n) {
             return 0;
         }

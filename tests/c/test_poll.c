@@ -538,7 +538,7 @@ test_find(void)
     CHECK(hl_poll_find("") == NULL);
     CHECK(hl_poll_find("nonesuch") == NULL);
     CHECK(hl_poll_find("select") == &hl_poll_select);
-#ifdef __linux__
+#ifdef HL_LINUX
     CHECK(hl_poll_find(NULL) == &hl_poll_epoll);
 #endif
 }
