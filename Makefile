@@ -67,6 +67,7 @@ BUILD := build/install-$(TAG)
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 PROGRAMS := $(VENV)/.programs
+SITE := $(VENV)/.site
 
 # Not all that the tests use has a build for free-threaded Pythons; they skip what is missing.
 WITH_TESTS := '.[test]'
@@ -105,16 +106,20 @@ $(PROGRAMS): $(INSTALLED) tools/requirements-integration.txt
 	@$(PIP) install -r tools/requirements-integration.txt
 	@touch $@
 
+$(SITE): $(READY) tools/requirements-docs.txt
+	@$(PIP) install -r tools/requirements-docs.txt
+	@touch $@
+
 .PHONY: build tools
 build: $(INSTALLED)
 
-tools: $(LINTERS) $(PROGRAMS)
+tools: $(LINTERS) $(PROGRAMS) $(SITE)
 
 # ---- what one runs -----------------------------------------------------------------------
 
 PYTHON_TREES := $(wildcard python tests tools examples benchmarks setup.py)
 
-.PHONY: demo test integration suites doors dask dask-bench lint format
+.PHONY: demo test integration suites doors dask dask-bench docs lint format
 demo: $(INSTALLED)
 	@$(BIN)/python examples/guide/demo.py
 
@@ -151,6 +156,10 @@ doors-inside: $(INSTALLED)
 
 lint: $(INSTALLED) $(LINTERS)
 	@$(BIN)/python tools/lint
+
+docs: $(SITE)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs -q build --strict
+	@echo "hotloop: the documentation is build/site/index.html"
 
 format: $(LINTERS)
 	$(BIN)/clang-format -i $$(find csrc tests/c tests/fuzz benchmarks -name '*.[ch]')
@@ -320,7 +329,7 @@ wheel: $(READY)
 package: $(READY)
 	@$(BIN)/python tools/check-package.py build/package-$(TAG)
 
-full: test conformance-full integration doors dask debug asan lint package demo
+full: test conformance-full integration doors dask debug asan lint docs package demo
 
 clean:
 	rm -rf build dist .venv .venv-* python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,7 @@
-"""Bar charts as SVG, one per group: how many times the base arm's speed, on a logarithmic axis."""
+"""Bar charts as SVG: how many times the base arm's speed, on a logarithmic axis.
+
+One per group, and `overview.svg`, which has a few rows of each: README.md shows it.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,41 @@ COLOURS = {
     "hotloop": "#e4572e",
 }
 SPARE = ["#54a24b", "#9c755f", "#bab0ac"]
+OVERVIEW = (
+    "call_soon",
+    "sleep0",
+    "create_await",
+    "timer_cancel",
+    "tcp_echo_1k",
+    "streams_readline",
+    "tls_echo_1k",
+    "udp_512",
+    "spawn",
+    "uvicorn_13",
+    "aiohttp",
+)
 
 
 def colour(arm: str, index: int) -> str:
     return COLOURS.get(arm, SPARE[index % len(SPARE)])
 
 
-def draw(results: Results, group: str, path: Path) -> None:
-    """A group's chart; without matplotlib there is none, and ImportError says so."""
+def draw(results: Results, names: list[str], title: str, path: Path) -> None:
+    """A chart of these rows; without matplotlib there is none, and ImportError says so."""
     matplotlib: Any = importlib.import_module("matplotlib")
     matplotlib.use("svg")
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     settings = {"svg.fonttype": "none", "svg.hashsalt": "hotloop", "font.size": 9}
     with matplotlib.rc_context(settings):
-        figure = chart(pyplot, results, group)
+        figure = chart(pyplot, results, names, title)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(
+            path, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None}
+        )
         pyplot.close(figure)
 
 
-def chart(pyplot: Any, results: Results, group: str) -> Any:
-    names = results.group(group)
+def chart(pyplot: Any, results: Results, names: list[str], title: str) -> Any:
     arms = [arm for arm in results.arms if arm != results.base]
     thick = 0.8 / max(1, len(arms))
     figure, axes = pyplot.subplots(figsize=(8, 0.8 + len(names) * (0.18 + 0.09 * len(arms))))
@@ -63,7 +80,7 @@ def chart(pyplot: Any, results: Results, group: str) -> Any:
     axes.spines[["top", "right", "left"]].set_visible(False)
     about = results.about
     axes.set_title(
-        f"{group}: times as fast as {results.base} (Python {about['python']}, {about['date']})",
+        f"{title}times as fast as {results.base} (Python {about['python']}, {about['date']})",
         loc="left",
         fontsize=10,
     )
@@ -72,12 +89,16 @@ def chart(pyplot: Any, results: Results, group: str) -> Any:
 
 
 def draw_all(results: Results, folder: Path, prefix: str = "") -> list[Path]:
-    """A chart a group; none, aloud, where matplotlib is missing."""
+    """A chart a group, and the overview; none, aloud, where matplotlib is missing."""
+    charts = {group: (results.group(group), f"{group}: ") for group in results.groups()}
+    shown = [name for name in OVERVIEW if name in results.rows]
+    if shown:
+        charts["overview"] = (shown, "")
     paths = []
-    for group in results.groups():
-        path = folder / f"{prefix}{group}.svg"
+    for stem, (names, title) in charts.items():
+        path = folder / f"{prefix}{stem}.svg"
         try:
-            draw(results, group, path)
+            draw(results, names, title, path)
         except ImportError as missing:
             print(f"no charts: {missing}")
             return []

@@ -1,4 +1,4 @@
-"""Put measured figures into the tree: docs/benchmarks/, and the table in README.md.
+"""Put measured figures into the tree: docs/benchmarks/, README.md and docs/performance.md.
 
     python benchmarks/publish.py RESULTS.json
 
@@ -10,6 +10,7 @@ pages are made from those of all Pythons, the charts from the newest one's.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from runner import Cell
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "benchmarks"
-PAGE = ROOT / "README.md"
-MARKS = ("<!-- benchmarks: begin -->", "<!-- benchmarks: end -->")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+MARK = "<!-- {name}: {end} -->"
 HEADS = {
     "scheduling": "ns a callback or timer",
     "tasks": "ns an operation",
@@ -120,16 +121,27 @@ def ratios_table(every: list[Results]) -> str:
     return table(["row", *others(newest), *own, "of the floor"], lines)
 
 
-def readme_section(every: list[Results]) -> str:
+def picture(name: str, charts: set[str], where: str) -> str:
+    """`name` is a chart's; nothing where it has not been drawn."""
+    return f"![{name}: times as fast]({where}/{name}.svg)\n" if f"{name}.svg" in charts else ""
+
+
+def sections(every: list[Results], charts: set[str], where: str) -> dict[str, str]:
+    """What a page may have, by the name of its marks; `where` leads from it to the figures."""
     newest = every[0]
     machines = "\n".join(f"- {machine(one)}" for one in every)
-    return (
-        f"How many times as fast as {newest.base}, medians (`make bench`; peers on Python "
-        f"{version_of(newest)}; the floor is the same in C on epoll):\n\n"
-        f"{ratios_table(every)}\n\n{machines}\n\n"
-        "All figures, and what a crowd of idle connections or timers costs: "
-        "[docs/benchmarks](docs/benchmarks/README.md).\n"
-    )
+    groups = [picture(group, charts, where) for group in newest.groups()]
+    return {
+        "chart": picture("overview", charts, where),
+        "charts": "\n".join(filter(None, groups)),
+        "benchmarks": (
+            f"How many times as fast as {newest.base}, medians (`make bench`; peers on Python "
+            f"{version_of(newest)}; the floor is the same in C on epoll):\n\n"
+            f"{ratios_table(every)}\n\n{machines}\n\n"
+            "All figures, and what a crowd of idle connections or timers costs: "
+            f"[docs/benchmarks]({where}/README.md).\n"
+        ),
+    }
 
 
 def figures_table(results: Results, group: str) -> str:
@@ -196,21 +208,32 @@ def full_page(every: list[Results], charts: set[str]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def between_marks(text: str, section: str) -> str:
-    before, _, rest = text.partition(MARKS[0])
-    _, found, after = rest.partition(MARKS[1])
+def between_marks(text: str, name: str, section: str) -> str:
+    """The page with `section` between the marks of that name; as it is, if it has none."""
+    begin, end = (MARK.format(name=name, end=end) for end in ("begin", "end"))
+    before, found, rest = text.partition(begin)
     if not found:
-        raise SystemExit(f"{PAGE.name} has no {MARKS[0]} … {MARKS[1]}")
-    return f"{before}{MARKS[0]}\n{section}{MARKS[1]}{after}"
+        return text
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"a page has {begin} but no {end}")
+    return f"{before}{begin}\n{section}{end}{after}"
 
 
-def publish(new: Results, names: list[str], folder: Path = FOLDER, page: Path = PAGE) -> None:
+def publish(
+    new: Results, names: list[str], folder: Path = FOLDER, pages: tuple[Path, ...] = PAGES
+) -> None:
     keep(new, folder, names)
     every = kept(folder)
     plot.draw_all(every[0], folder)
     charts = {path.name for path in folder.glob("*.svg")}
     (folder / "README.md").write_text(full_page(every, charts))
-    page.write_text(between_marks(page.read_text(), readme_section(every)))
+    for page in pages:
+        text = page.read_text()
+        where = os.path.relpath(folder, page.parent)
+        for name, section in sections(every, charts, where).items():
+            text = between_marks(text, name, section)
+        page.write_text(text)
 
 
 def main() -> None:

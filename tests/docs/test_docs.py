@@ -57,6 +57,23 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @page_by_page
+def test_links_of_the_sites_pages_stay_in_it(page: Path) -> None:
+    """docs/ is also a site, in which nothing else of the tree is to be found."""
+    if ROOT / "docs" not in page.parents:
+        return
+    for target in LINK.findall(prose(page)):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            there = (page.parent / target.partition("#")[0]).resolve()
+            assert there.is_relative_to(ROOT / "docs"), target
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}\n" in navigation, page.name
+
+
+@page_by_page
 def test_places_in_the_tree_exist(page: Path) -> None:
     for span in SPAN.findall(prose(page)):
         if PLACE.fullmatch(span) and not any(sign in span for sign in "*{"):

@@ -235,16 +235,27 @@ def made_up(python: str, names: list[str]) -> results.Results:
 def test_publishing_merges_and_rewrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "draw_all", lambda results, folder: [])
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{publish.MARKS[0]}\nold\n{publish.MARKS[1]}\nafter\n")
+    begin, end = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+    chart = "<!-- chart: begin -->", "<!-- chart: end -->"
+    page.write_text(f"before\n{chart[0]}\n{chart[1]}\n{begin}\nold\n{end}\nafter\n")
     folder = tmp_path / "figures"
     folder.mkdir()
+    (tmp_path / "docs").mkdir()
+    deeper = tmp_path / "docs" / "performance.md"
+    deeper.write_text("<!-- charts: begin -->\n<!-- charts: end -->\n")
+    (folder / "overview.svg").touch()
+    (folder / "tasks.svg").touch()
     names = list(rows.ROWS)
-    publish.publish(made_up("3.13.1", ["call_soon"]), names, folder, page)
-    publish.publish(made_up("3.14.1", ["raw", "memory_task"]), names, folder, page)
-    publish.publish(made_up("3.14.2", ["call_soon", "queue"]), names, folder, page)
+    publish.publish(made_up("3.13.1", ["call_soon"]), names, folder, (page, deeper))
+    publish.publish(made_up("3.14.1", ["raw", "memory_task"]), names, folder, (page, deeper))
+    publish.publish(made_up("3.14.2", ["call_soon", "queue"]), names, folder, (page, deeper))
     text = page.read_text()
-    assert text.startswith(f"before\n{publish.MARKS[0]}\n")
-    assert text.endswith(f"{publish.MARKS[1]}\nafter\n")
+    shown = "![overview: times as fast](figures/overview.svg)"
+    assert text.startswith(f"before\n{chart[0]}\n{shown}\n{chart[1]}\n{begin}\n")
+    assert text.endswith(f"[docs/benchmarks](figures/README.md).\n{end}\nafter\n")
+    assert deeper.read_text().splitlines()[1:-1] == [
+        "![tasks: times as fast](../figures/tasks.svg)"
+    ]
     assert "old" not in text
     assert re.search(r"^\| call_soon \| 0\.50 \| \*\*2\.00\*\* \| \*\*2\.00\*\* \|", text, re.M)
     assert re.search(r"^\| Queue \| - \| \*\*2\.00\*\* \| - \|", text, re.M)
@@ -255,9 +266,18 @@ def test_publishing_merges_and_rewrites(tmp_path: Path, monkeypatch: pytest.Monk
     assert "raw protocol: p99, ms" in figures
 
 
-def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(SystemExit, match="begin"):
-        publish.between_marks("nothing\n", "section\n")
+def test_marks_of_a_page() -> None:
+    assert publish.between_marks("nothing\n", "chart", "section\n") == "nothing\n"
+    with pytest.raises(SystemExit, match="end"):
+        publish.between_marks("<!-- chart: begin -->\n", "chart", "section\n")
+
+
+def test_the_pages_have_their_marks() -> None:
+    readme, performance = (page.read_text() for page in publish.PAGES)
+    for text, names in ((readme, ("chart", "benchmarks")), (performance, ("charts", "benchmarks"))):
+        for name in names:
+            assert f"<!-- {name}: begin -->\n" in text
+            assert f"<!-- {name}: end -->\n" in text
 
 
 def test_charts_are_svg(tmp_path: Path) -> None:
@@ -267,7 +287,7 @@ def test_charts_are_svg(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "publish.py"), str(tmp_path / "results.json")]
     subprocess.run([*command, "--charts", str(tmp_path)], check=True, capture_output=True)
     paths = sorted(tmp_path.glob("*.svg"))
-    assert [path.stem for path in paths] == ["scheduling", "servers", "tasks"]
+    assert [path.stem for path in paths] == ["overview", "scheduling", "servers", "tasks"]
     for path in paths:
         assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "hotloop" in path.read_text()
