@@ -106,6 +106,15 @@ class LoopBase(
     else:
         _current_handle = None
 
+    @property
+    def _debug(self) -> bool:
+        """The name under which asyncio has it, and functions of asyncio's ask for it."""
+        return self.get_debug()
+
+    @_debug.setter
+    def _debug(self, enabled: bool) -> None:
+        self.set_debug(enabled)
+
     @functools.cached_property
     def _asyncgens(self) -> weakref.WeakSet[AsyncGenerator[Any, Any]]:
         return weakref.WeakSet()

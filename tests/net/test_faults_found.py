@@ -174,7 +174,7 @@ def test_a_unix_socket_that_cannot_be_looked_at(
         return stat(name, *args, **kwargs)
 
     async def main() -> None:
-        monkeypatch.setattr(os, "stat", denied)
+        monkeypatch.setattr("hotloop._net._stat", denied)
         with pytest.raises(PermissionError):
             await asyncio.get_running_loop().create_unix_server(Recorder, path, cleanup_socket=True)
         monkeypatch.undo()

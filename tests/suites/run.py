@@ -191,7 +191,7 @@ class Place:
         paths = sorted({test.partition("::")[0] for test in only}) or self.suite.paths
         command = [
             str(self.python), "-m", "pytest", "-q", "-p", "hotloop_suite",
-            "-p", "no:cacheprovider", *arguments, *paths,
+            "-p", "no:cacheprovider", "--continue-on-collection-errors", *arguments, *paths,
         ]  # fmt: skip
         run = Run()
         with log.open("w") as out:

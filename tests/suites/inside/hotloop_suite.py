@@ -20,6 +20,7 @@ import asyncio
 import contextvars
 import json
 import os
+import pathlib
 import sys
 import time
 import warnings
@@ -100,6 +101,14 @@ class Outcomes:
     def write(self, **line: Any) -> None:
         self.out.write(json.dumps(line) + "\n")
         self.out.flush()
+
+    def pytest_ignore_collect(
+        self, collection_path: pathlib.Path, config: pytest.Config
+    ) -> bool | None:
+        """A file or folder that is left out is not even imported."""
+        without = json.loads(os.environ.get("SUITE_WITHOUT", "[]"))
+        places = {config.rootpath / name for name in without if "::" not in name}
+        return True if collection_path in places else None
 
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
