@@ -65,6 +65,15 @@ control(epoll_poll *p, int op, int fd, struct epoll_event *ev)
     return hl_sys_epoll_ctl(p->epfd, op, fd, ev) < 0 ? -errno : 0;
 }
 
+/* Fails for a descriptor that is closed already: then it is out of the set as well, or,
+ * where a duplicate keeps its file open, the loop gets another set. */
+static inline void
+forget(epoll_poll *p, int fd)
+{
+    struct epoll_event ev = {0, {0}};
+    (void)hl_sys_epoll_ctl(p->epfd, EPOLL_CTL_DEL, fd, &ev);
+}
+
 /* The kernel drops a descriptor that is closed, so what the table remembers (`old`) may
  * be out of date either way.  The first call goes by `old`, the second by the kernel.
  */
@@ -77,8 +86,8 @@ epoll_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
         .data.u64 = (uint64_t)gen << 32 | (uint32_t)fd,
     };
     if (want == 0) {
-        if (old != 0) { /* closed already: then it is out of the set as well */
-            (void)control(p, EPOLL_CTL_DEL, fd, &ev);
+        if (old != 0) {
+            forget(p, fd);
         }
         return 0;
     }

@@ -924,8 +924,13 @@ class NetMixin(Base):
             protocol, sslcontext, waiter, server_side, server_hostname,
             ssl_handshake_timeout, ssl_shutdown_timeout, True,
         )  # fmt: skip
-        self._make_stream_transport(rawsock, tls, None, extra, server, context)
-        return tls._app_transport
+        transport = tls._app_transport
+        try:
+            self._make_stream_transport(rawsock, tls, None, extra, server, context)
+        except BaseException:
+            transport._closed = True  # nobody ever had it: there is nothing to warn of
+            raise
+        return transport
 
     async def start_tls(
         self,

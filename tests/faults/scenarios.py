@@ -68,6 +68,7 @@ class World:
         self.cleaners: list[Callable[[], Any]] = []
         self.main: asyncio.Task[None] | None = None
         self.gave_up = False
+        self.phase = self.given_up = 0  # which run of the loop this is; which was given up
         self.usual: tuple[type[BaseException], ...] = ()  # what happens without a fault as well
 
     def new_loop(self) -> Any:
@@ -99,12 +100,15 @@ class World:
         if self.loop is not None and self.main is not None and not self.loop.is_closed():
             self.loop.call_later(GRACE, self.main.cancel)
             if isinstance(exc, MemoryError):
-                self.loop.call_later(10 * GRACE, self.give_up)
+                self.loop.call_later(10 * GRACE, self.give_up, self.phase)
 
-    def give_up(self) -> None:
-        """A wake-up has been lost with the memory for it: as with asyncio, but it was told."""
-        if self.main is not None and not self.main.done() and not self.gave_up:
+    def give_up(self, phase: int) -> None:
+        """A wake-up has been lost with the memory for it: as with asyncio, but it was told.
+
+        It can be the one that was to stop the loop, so whether tasks are done says nothing."""
+        if phase == self.phase:
             self.gave_up = True
+            self.given_up = phase
             self.loop.stop()
 
     def keep(self, thing: Any) -> Any:
@@ -164,8 +168,9 @@ class World:
         if tasks:
             for task in tasks:
                 self.loop.call_later(GRACE, task.cancel)
-            memory = any(isinstance(exc, MemoryError) for exc in self.told)
-            done, _ = await asyncio.wait(tasks, timeout=20 * GRACE if memory else None)
+            # A wake-up that was lost does not come now either.
+            lost = self.gave_up or any(isinstance(exc, MemoryError) for exc in self.told)
+            done, _ = await asyncio.wait(tasks, timeout=20 * GRACE if lost else None)
             for task in done:
                 if not task.cancelled() and task.exception() is not None:
                     self.told.append(task.exception())
@@ -183,6 +188,9 @@ class World:
 
 class Peer(asyncio.Protocol):
     """Tells its world of errors; `lost` is done when the connection is over."""
+
+    # None where connection_made() failed for want of memory: what follows comes all the same.
+    transport: Any = None
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -229,7 +237,8 @@ class Peer(asyncio.Protocol):
 
 class Echo(Peer):
     def data_received(self, data: bytes) -> None:
-        self.transport.write(data)
+        if self.transport is not None:
+            self.transport.write(data)
 
 
 class Buffered(asyncio.BufferedProtocol, Peer):
@@ -238,7 +247,8 @@ class Buffered(asyncio.BufferedProtocol, Peer):
         return self.buffer
 
     def buffer_updated(self, count: int) -> None:
-        self.transport.write(bytes(self.buffer[:count]))
+        if self.transport is not None:
+            self.transport.write(bytes(self.buffer[:count]))
 
 
 class Letters(Peer, asyncio.DatagramProtocol):

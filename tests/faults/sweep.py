@@ -50,6 +50,7 @@ QUIET: dict[str, str] = {
     "read in core/wake.c": "the next turn reads it",
     "write in core/sigpair.c:hl_fdid_forward": "the descriptor is somebody else's",
     "fstat in core/sigpair.c": "the descriptor is somebody else's",
+    "epoll_ctl in core/poll_epoll.c:forget": "what is reported even so gets the loop another set",
     "read in core/sigpair.c:hl_sigpair_read": "what is there is read in the next turn",
     "socket in hotloop._net:_bind_sockets": "a family that is not here is passed over",
     "sock_close in hotloop._net:_connect_sock": "what went wrong before is what is said",
@@ -170,6 +171,18 @@ class Runner:
 
     def drive(self, world: World, loop: Any, make: Callable[[], Any]) -> Any:
         """Runs a coroutine to its end, through what comes out of run_forever() meanwhile."""
+        world.phase += 1
+        if self.lenient:
+            try:
+                loop.call_later(40 * GRACE, world.give_up, world.phase)
+            except MemoryError as exc:  # this was the one that fails: the others do not
+                world.told.append(exc)
+        try:
+            return self.drive_bounded(world, loop, make)
+        finally:
+            world.phase += 1
+
+    def drive_bounded(self, world: World, loop: Any, make: Callable[[], Any]) -> Any:
         task = None
         for _ in range(20):
             try:
@@ -184,7 +197,7 @@ class Runner:
                         world.main = task
                 loop.run_until_complete(task)
             except BaseException as exc:
-                if world.gave_up:
+                if world.given_up == world.phase:
                     world.told.append(exc)
                     return None
                 if task is None or not task.done():
@@ -218,8 +231,6 @@ class Runner:
             return
         loop = world.loop = world.new_loop()
         try:
-            if self.lenient:
-                loop.call_later(40 * GRACE, world.give_up)
             arm()
             self.drive(world, loop, lambda: SCENARIOS[self.program](world))
             self.drive(world, loop, world.clean)
@@ -302,6 +313,9 @@ class Runner:
 
     def judge(self, cell: Cell, told: list[BaseException]) -> None:
         for exc in told:
+            # of a task whose step or wake-up was lost with the object for it
+            if self.lenient and str(exc) == "Task was destroyed but it is pending!":
+                continue
             if not is_expected(exc):
                 self.blame(f"raised {exc!r}: {told_where([exc])}")
         if is_soft(cell):
@@ -581,9 +595,11 @@ def one_cell(program: str, backend: str, site: str, nth: str, code: str) -> int:
     def look() -> None:
         time.sleep(3)
         for thing in gc.get_objects():
-            if isinstance(thing, asyncio.Task) and not thing.done():
-                print(thing)
-                thing.print_stack()
+            if isinstance(thing, World) and thing.loop is not None:
+                print(thing.told, thing.gave_up, thing.open)
+                for task in asyncio.all_tasks(thing.loop):
+                    print(task)
+                    task.print_stack()
 
     threading.Thread(target=look, daemon=True).start()
     faulthandler.dump_traceback_later(6, exit=True)
@@ -624,6 +640,8 @@ def main() -> int:
     native = {site.name for site in Injector() if site.native is not None}
     silent = sorted(native - {name for name, fired in sweep.sites.items() if fired})
     print(f"faults: sites in C that never failed: {', '.join(silent) or 'none'}")
+    for (site, what), count in sorted(sweep.kinds.items()):
+        print(f"faults: {count} x {site}: {what}")
     print(
         f"faults: {len(programs)} programs on {', '.join(backends)}; {len(sweep.sites)} sites"
         f" ({len(native)} of C), {sweep.cells} cells, {sweep.fired} faults fired,"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import platform
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -275,6 +277,27 @@ def test_a_socket_that_says_it_is_tcp_and_is_not(run: Run) -> None:
             await asyncio.get_running_loop().create_connection(Recorder, sock=fake)
 
     run(main())
+
+
+def test_tls_over_a_socket_that_says_it_is_tcp_and_is_not(
+    hotrun: Run, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Nobody is warned of the transport that there never was. (asyncio warns, of two.)"""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+
+    async def main() -> None:
+        a, b = socket.socketpair()
+        fake = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, a.detach())
+        fake.setblocking(False)
+        loop = asyncio.get_running_loop()
+        with fake, b, pytest.raises(OSError, match=r"not supported|not available"):
+            await loop.create_connection(Recorder, sock=fake, ssl=context, server_hostname="")
+
+    hotrun(main())
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_a_number_closed_while_it_is_watched_and_a_duplicate_that_is_not(hotrun: Run) -> None:
