@@ -78,6 +78,12 @@ QUIET_CODES: dict[tuple[str, str], str] = {
 SAID_AS = {errno.EEXIST: errno.ENOENT, errno.ENOENT: errno.EEXIST}
 
 
+# What else is said where an object of Python's could not be made, as with asyncio.
+AFTERMATH = (
+    "Task was destroyed but it is pending!",  # its step or its wake-up was lost
+    "readinto of closed file",  # the program is over, and a thread of the executor still reads
+)
+
 SHORT_SELECT = ("loop_life", "watchers", "echo", "udp", "pipe")  # of the short form
 LOGGERS = ("asyncio", "concurrent.futures")
 
@@ -313,10 +319,7 @@ class Runner:
 
     def judge(self, cell: Cell, told: list[BaseException]) -> None:
         for exc in told:
-            # of a task whose step or wake-up was lost with the object for it
-            if self.lenient and str(exc) == "Task was destroyed but it is pending!":
-                continue
-            if not is_expected(exc):
+            if not is_expected(exc) and not (self.lenient and str(exc) in AFTERMATH):
                 self.blame(f"raised {exc!r}: {told_where([exc])}")
         if is_soft(cell):
             hard = [exc for exc in told if not isinstance(exc, self.usual)]
