@@ -7,6 +7,7 @@
  * asked to pause. */
 #include "net/feed.h"
 #include "core/sys.h"
+#include "net/child.h"
 
 #include "sched/future.h"
 
@@ -21,10 +22,8 @@ seen(hl_state *st, int which)
     return PyTuple_GET_ITEM(st->i_streams_seen, which);
 }
 
-/* A class without hooks for attributes, and without anything of its own under a name
- * that only instances have. */
-static bool
-plain_class(PyTypeObject *type, PyObject *const *fields, int n)
+bool
+hl_feed_plain_class(PyTypeObject *type, PyObject *const *fields, int n)
 {
     if (type->tp_getattro != PyObject_GenericGetAttr ||
         type->tp_setattro != PyObject_GenericSetAttr) {
@@ -58,8 +57,8 @@ look_at_classes(hl_state *st, PyTypeObject *reader, PyTypeObject *protocol)
                              st->s__paused, st->s__transport, st->s__waiter};
     PyObject *of_protocol[] = {st->s__stream_reader_wr};
     bool ok =
-        !st->streams_lost && plain_class(reader, of_reader, 6) &&
-        plain_class(protocol, of_protocol, 1) &&
+        !st->streams_lost && hl_feed_plain_class(reader, of_reader, 6) &&
+        hl_feed_plain_class(protocol, of_protocol, 1) &&
         hl_type_lookup(protocol, st->s_data_received) == seen(st, DATA_RECEIVED) &&
         hl_type_lookup(protocol, st->s__stream_reader) == seen(st, STREAM_READER) &&
         hl_type_lookup(reader, st->s_feed_data) == seen(st, FEED_DATA) &&
@@ -86,18 +85,6 @@ classes_untouched(hl_state *st)
         }
     }
     return true;
-}
-
-/* An attribute of a class that has no hooks: no foreign code runs.  NULL: it is not
- * there. */
-static inline PyObject *
-field(PyObject *op, PyObject *name)
-{
-    PyObject *value = PyObject_GenericGetAttr(op, name);
-    if (HL_UNLIKELY(value == NULL)) {
-        PyErr_Clear();
-    }
-    return value;
 }
 
 /* What feed_data() works on; all references are owned. */
@@ -135,10 +122,10 @@ look_at_reader(LoopObject *loop, feed_target *r)
         !hl_method_is(r->self, st->s__wakeup_waiter, seen(st, WAKEUP_WAITER))) {
         return false;
     }
-    PyObject *eof = field(r->self, st->s__eof);
-    PyObject *limit = field(r->self, st->s__limit);
-    r->buffer = field(r->self, st->s__buffer);
-    r->waiter = field(r->self, st->s__waiter);
+    PyObject *eof = hl_feed_field(r->self, st->s__eof);
+    PyObject *limit = hl_feed_field(r->self, st->s__limit);
+    r->buffer = hl_feed_field(r->self, st->s__buffer);
+    r->waiter = hl_feed_field(r->self, st->s__waiter);
     r->limit = limit != NULL && PyLong_CheckExact(limit) ? PyLong_AsSsize_t(limit) : -1;
     PyErr_Clear(); /* a limit that no buffer reaches is rare enough */
     bool ok = eof == Py_False && r->limit >= 0 && r->limit <= PY_SSIZE_T_MAX / 2 &&
@@ -154,7 +141,7 @@ look_at_reader(LoopObject *loop, feed_target *r)
 static int
 find_reader(hl_state *st, PyObject *protocol, feed_target *r)
 {
-    PyObject *ref = field(protocol, st->s__stream_reader_wr);
+    PyObject *ref = hl_feed_field(protocol, st->s__stream_reader_wr);
     int rc = 0;
     if (ref == Py_None) {
         rc = -1;
@@ -221,6 +208,28 @@ feed_reader(hl_state *st, feed_target *r, const void *data, Py_ssize_t n)
     return pause_transport(st, r->self);
 }
 
+/* Twice the limit, from which on transports are slowed down, and a buffer of which
+ * somebody holds a view, whose growth fails, are for the ordinary call. */
+int
+hl_feed_reader(LoopObject *loop, PyObject *reader, const void *data, Py_ssize_t n)
+{
+    hl_state *st = loop->sched.st;
+    if (!Py_IS_TYPE(reader, (PyTypeObject *)st->i_StreamReader) ||
+        !loop->sched.plain || !st->native || hl_being_traced() ||
+        !classes_untouched(st)) {
+        return 0;
+    }
+    feed_target r = {.self = Py_NewRef(reader)};
+    int rc = 0;
+    if (look_at_reader(loop, &r) &&
+        PyByteArray_GET_SIZE(r.buffer) + n <= 2 * r.limit &&
+        ((PyByteArrayObject *)r.buffer)->ob_exports == 0) {
+        rc = feed_reader(st, &r, data, n) < 0 ? -1 : 1;
+    }
+    drop(&r);
+    return rc;
+}
+
 /* The checks that cost nothing come first; none of them has a side effect. */
 int
 hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
@@ -252,6 +261,11 @@ hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
 static int
 deliver(hl_transport *t, PyObject *data)
 {
+    int rc = hl_child_data(t, data);
+    if (rc != 0) {
+        Py_DECREF(data);
+        return rc;
+    }
     PyObject *res = hl_transport_upcall(t, t->st->s_data_received, data);
     Py_DECREF(data);
     Py_XDECREF(res);

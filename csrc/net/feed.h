@@ -19,6 +19,26 @@
  * the caller looks at its own state anew afterwards. */
 int hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n);
 
+/* The same for reader.feed_data(bytes), where that neither fails nor slows a transport
+ * down; no foreign code runs, in no context. */
+int hl_feed_reader(LoopObject *loop, PyObject *reader, const void *data, Py_ssize_t n);
+
+/* A class without hooks for attributes, and without anything of its own under a name
+ * that only instances have. */
+bool hl_feed_plain_class(PyTypeObject *type, PyObject *const *fields, int n);
+
+/* An attribute of an instance of such a class: no foreign code runs.  NULL: it is not
+ * there. */
+static inline PyObject *
+hl_feed_field(PyObject *op, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(op, name);
+    if (HL_UNLIKELY(value == NULL)) {
+        PyErr_Clear();
+    }
+    return value;
+}
+
 /* One read from a socket (recv) or anything else (read), given to data_received():
  *    1   done
  *    0   nothing came: *n is 0 for the end, or a -errno; -ENOMEM has an exception set

@@ -320,6 +320,23 @@ hl_tls_settle(TLSProtocol *t)
     return t->flush_queued && has_backlog(t) ? write_now(t) : 0;
 }
 
+/* Enters the context of those who wrote, and what asyncio's write() would have called is
+ * called in it; *ctx (owned) becomes a copy where somebody is in it already, another
+ * thread perhaps, or where there is none.  0 or -1. */
+static int
+enter_writers(PyObject **ctx)
+{
+    if (*ctx != NULL) {
+        if (HL_LIKELY(PyContext_Enter(*ctx) == 0)) {
+            return 0;
+        }
+        PyErr_Clear();
+    }
+    PyObject *copy = *ctx == NULL ? PyContext_CopyCurrent() : PyContext_Copy(*ctx);
+    Py_XSETREF(*ctx, copy);
+    return copy == NULL ? -1 : PyContext_Enter(copy);
+}
+
 /* Runs when the callback that wrote is over.  Its context is not current any more, so
  * it is entered: the transport below keeps it for what a full socket calls later.  What
  * is written from now on has to queue a flush of its own. */
@@ -332,13 +349,11 @@ flush_cont(PyObject *self)
     t->flush_queued = false;
     int rc = 0;
     if (has_backlog(t) && t->state == TLS_WRAPPED) {
-        PyObject *copy = ctx == NULL ? PyContext_CopyCurrent() : PyContext_Copy(ctx);
-        rc = copy == NULL ? -1 : PyContext_Enter(copy);
+        rc = enter_writers(&ctx);
         if (rc == 0) {
             rc = write_now(t);
-            rc = PyContext_Exit(copy) < 0 ? -1 : rc;
+            rc = PyContext_Exit(ctx) < 0 ? -1 : rc;
         }
-        Py_XDECREF(copy);
     }
     Py_XDECREF(ctx);
     return rc;

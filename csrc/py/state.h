@@ -19,6 +19,7 @@
     X(_asyncio_future_blocking)                                                        \
     X(_attach)                                                                         \
     X(_buffer)                                                                         \
+    X(_call)                                                                           \
     X(_call_connection_lost)                                                           \
     X(_check_handshake_timeout)                                                        \
     X(_check_shutdown_timeout)                                                         \
@@ -37,7 +38,10 @@
     X(_limit)                                                                          \
     X(_loop)                                                                           \
     X(_paused)                                                                         \
+    X(_pending_calls)                                                                  \
+    X(_pipe_data_received)                                                             \
     X(_process_signals)                                                                \
+    X(_protocol)                                                                       \
     X(_remove_reader)                                                                  \
     X(_remove_writer)                                                                  \
     X(_resumed)                                                                        \
@@ -75,6 +79,7 @@
     X(error_received)                                                                  \
     X(exception)                                                                       \
     X(family)                                                                          \
+    X(fd)                                                                              \
     X(feed_data)                                                                       \
     X(fileno)                                                                          \
     X(future)                                                                          \
@@ -98,6 +103,8 @@
     X(peername)                                                                        \
     X(pending)                                                                         \
     X(pipe)                                                                            \
+    X(pipe_data_received)                                                              \
+    X(proc)                                                                            \
     X(proto)                                                                           \
     X(protocol)                                                                        \
     X(read)                                                                            \
@@ -115,6 +122,8 @@
     X(source_traceback)                                                                \
     X(ssl_object)                                                                      \
     X(sslcontext)                                                                      \
+    X(stderr)                                                                          \
+    X(stdout)                                                                          \
     X(task)                                                                            \
     X(throw)                                                                           \
     X(time)                                                                            \
@@ -176,6 +185,10 @@
     X(StreamReader, "asyncio.streams", "StreamReader")                                 \
     X(StreamReaderProtocol, "asyncio.streams", "StreamReaderProtocol")                 \
     X(streams_seen, "hotloop._streams", "SEEN")                                        \
+    X(children_seen, "hotloop._streams", "CHILDREN_SEEN")                              \
+    X(ReadPipeProto, "asyncio.base_subprocess", "ReadSubprocessPipeProto")             \
+    X(SubprocessStreams, "asyncio.subprocess", "SubprocessStreamProtocol")             \
+    X(SubprocessTransport, "hotloop._subprocess", "SubprocessTransport")               \
     X(socket_names, "socket", "__dict__")                                              \
     X(socket_seen, "hotloop._net", "SOCKET_SEEN")                                      \
     X(connecting_seen, "hotloop._net", "CONNECTING_SEEN")                              \
@@ -257,6 +270,8 @@ typedef struct hl_state {
     unsigned int socket_version; /* the same of socket.socket, for socket_ok */
     bool socket_ok;              /* nothing of it is patched: net/connect.c */
     bool streams_lost;           /* such versions have run out */
+    unsigned int child_versions[3]; /* those of net/child.c, for child_ok */
+    bool child_lost, child_ok;
     bool streams_ok;             /* nothing about the two is patched: net/feed.c */
     bool tasks_listed;           /* all_tasks() walks st->tasks (3.12, 3.13) */
     uint64_t task_counter;       /* last number given to an unnamed task */

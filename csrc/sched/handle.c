@@ -30,6 +30,15 @@ hl_handle_cancelled(PyObject *op)
     return HL_LOAD(AS_HANDLE(op)->cancelled);
 }
 
+hl_queued_call
+hl_handle_look(PyObject *op)
+{
+    HandleObject *h = AS_HANDLE(op);
+    bool gone = hl_handle_cancelled(op) || h->callback == NULL || h->loop == NULL;
+    return (hl_queued_call){h->st, h->loop, h->callback, h->slot + 1,
+                            gone ? -1 : h->nargs};
+}
+
 /* ---- making ---- */
 
 /* An untouched handle, from the free list if there is one: everything but the type's

@@ -179,6 +179,14 @@ int hl_handle_run(hl_state *st, PyObject *handle);
  */
 int hl_handle_run_queued(hl_state *st, PyObject *handle);
 bool hl_handle_cancelled(PyObject *handle);
+/* What a queued handle is going to call, all borrowed; nargs is -1 if it is cancelled
+ * or has a tuple of arguments. */
+typedef struct {
+    hl_state *st;
+    PyObject *loop, *func, *const *args;
+    int nargs;
+} hl_queued_call;
+hl_queued_call hl_handle_look(PyObject *handle);
 /* handle.cancel() without a Python call: 0 or -1. */
 int hl_handle_cancel(PyObject *handle);
 /* Is op one of our handles, of exactly our types? */

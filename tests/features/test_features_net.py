@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -151,6 +152,82 @@ def test_write_buffer_limits(run: Run) -> None:
         await finish(one)
 
     run(main())
+
+
+async def lines_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while line := await reader.readline():
+        writer.write(line)
+    writer.close()
+
+
+def test_streams_are_asyncios_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_connection() and start_server(): their classes, coroutines, and what is patched in them.
+
+    So a library's isinstance(), a StreamReader that a debugger or a test has patched, and a read
+    that is made a task all do what asyncio's documentation says.
+    """
+    served: list[tuple[Any, Any]] = []
+
+    async def serve(reader: Any, writer: Any) -> None:
+        served.append((reader, writer))
+        await lines_back(reader, writer)
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"one\ntwo\nthree\nfour\n")
+        # a coroutine does nothing before it is awaited, and can be made a task
+        later = reader.readline()
+        assert asyncio.iscoroutine(later)
+        assert await reader.readline() == b"one\n"
+        assert await later == b"two\n"
+        assert await asyncio.create_task(reader.readline()) == b"three\n"
+        for one, other in ((reader, writer), *served):
+            assert isinstance(one, asyncio.StreamReader)
+            assert isinstance(other, asyncio.StreamWriter)
+            assert isinstance(other.transport.get_protocol(), asyncio.StreamReaderProtocol)
+        # a method of the class that is replaced is the one that runs
+        readline = asyncio.StreamReader.readline
+
+        async def marked(self: asyncio.StreamReader) -> bytes:
+            return b"patched: " + await readline(self)
+
+        monkeypatch.setattr(asyncio.StreamReader, "readline", marked)
+        assert await reader.readline() == b"patched: four\n"
+        monkeypatch.undo()
+        writer.close()
+        await writer.wait_closed()
+        await served[0][1].wait_closed()
+        server.close()
+
+    run(main())
+
+
+def test_importing_leaves_asyncio_alone(loop_kind: str) -> None:
+    """The module of a loop replaces no function and no method of asyncio's for the other loops."""
+    module = "hotloop" if loop_kind.startswith("hotloop-") else loop_kind
+    program = """
+import asyncio, asyncio.subprocess, importlib, ssl, sys
+homes = asyncio, asyncio.streams, asyncio.subprocess, asyncio.events, asyncio.tasks, ssl
+owners = [*homes, asyncio.StreamReader, asyncio.StreamWriter, ssl.SSLContext]
+def look():
+    return [dict(vars(one)) for one in owners]
+before = look()
+importlib.import_module(sys.argv[1])
+for one, was, now in zip(owners, before, look(), strict=True):
+    for name, value in was.items():
+        if callable(value) and now.get(name) is not value:
+            print(one.__name__, name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, module],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == ""
 
 
 def test_sendfile(run: Run, tmp_path: Any) -> None:
