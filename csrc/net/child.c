@@ -141,9 +141,8 @@ queue(hl_transport *t, target *c, PyObject *data)
     PyObject *method = PyMethod_New(seen(t->st, APP_DATA), c->app);
     PyObject *args[] = {c->fd, data};
     PyObject *handle =
-        method == NULL
-            ? NULL
-            : hl_handle_new(s, (PyObject *)t->loop, method, args, 2, NULL);
+        method == NULL ? NULL
+                       : hl_handle_new(s, (PyObject *)t->loop, method, args, 2, NULL);
     Py_XDECREF(method);
     if (handle == NULL) {
         return -1;

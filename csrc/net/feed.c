@@ -214,15 +214,13 @@ int
 hl_feed_reader(LoopObject *loop, PyObject *reader, const void *data, Py_ssize_t n)
 {
     hl_state *st = loop->sched.st;
-    if (!Py_IS_TYPE(reader, (PyTypeObject *)st->i_StreamReader) ||
-        !loop->sched.plain || !st->native || hl_being_traced() ||
-        !classes_untouched(st)) {
+    if (!Py_IS_TYPE(reader, (PyTypeObject *)st->i_StreamReader) || !loop->sched.plain ||
+        !st->native || hl_being_traced() || !classes_untouched(st)) {
         return 0;
     }
     feed_target r = {.self = Py_NewRef(reader)};
     int rc = 0;
-    if (look_at_reader(loop, &r) &&
-        PyByteArray_GET_SIZE(r.buffer) + n <= 2 * r.limit &&
+    if (look_at_reader(loop, &r) && PyByteArray_GET_SIZE(r.buffer) + n <= 2 * r.limit &&
         ((PyByteArrayObject *)r.buffer)->ob_exports == 0) {
         rc = feed_reader(st, &r, data, n) < 0 ? -1 : 1;
     }

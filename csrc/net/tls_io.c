@@ -320,8 +320,8 @@ hl_tls_settle(TLSProtocol *t)
     return t->flush_queued && has_backlog(t) ? write_now(t) : 0;
 }
 
-/* Enters the context of those who wrote, and what asyncio's write() would have called is
- * called in it; *ctx (owned) becomes a copy where somebody is in it already, another
+/* Enters the context of those who wrote, and what asyncio's write() would have called
+ * is called in it; *ctx (owned) becomes a copy where somebody is in it already, another
  * thread perhaps, or where there is none.  0 or -1. */
 static int
 enter_writers(PyObject **ctx)

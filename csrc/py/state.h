@@ -267,14 +267,14 @@ typedef struct hl_state {
     bool native;             /* our Future and Task fit this interpreter */
     /* Versions of StreamReader and its protocol for which streams_ok was found. */
     unsigned int reader_version, reader_protocol_version;
-    unsigned int socket_version; /* the same of socket.socket, for socket_ok */
-    bool socket_ok;              /* nothing of it is patched: net/connect.c */
-    bool streams_lost;           /* such versions have run out */
+    unsigned int socket_version;    /* the same of socket.socket, for socket_ok */
+    bool socket_ok;                 /* nothing of it is patched: net/connect.c */
+    bool streams_lost;              /* such versions have run out */
     unsigned int child_versions[3]; /* those of net/child.c, for child_ok */
     bool child_lost, child_ok;
-    bool streams_ok;             /* nothing about the two is patched: net/feed.c */
-    bool tasks_listed;           /* all_tasks() walks st->tasks (3.12, 3.13) */
-    uint64_t task_counter;       /* last number given to an unnamed task */
+    bool streams_ok;       /* nothing about the two is patched: net/feed.c */
+    bool tasks_listed;     /* all_tasks() walks st->tasks (3.12, 3.13) */
+    uint64_t task_counter; /* last number given to an unnamed task */
     hl_task_list tasks[HL_TASK_LISTS]; /* our unfinished tasks, by loop: registry.c */
 #if HL_FREE_THREADED
     unsigned forks; /* between the process that imported us and this one */

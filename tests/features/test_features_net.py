@@ -165,6 +165,7 @@ def test_streams_are_asyncios_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
     So a library's isinstance(), a StreamReader that a debugger or a test has patched, and a read
     that is made a task all do what asyncio's documentation says.
+    (rsloop's reader is no StreamReader, and its readline() takes the line when it is called.)
     """
     served: list[tuple[Any, Any]] = []
 

@@ -107,7 +107,9 @@ def test_both_outputs(run: Run, frames: Counter[str], fed: dict[str, int]) -> No
             "/bin/sh", "-c", "read line; echo $line >&2; read line; echo $line; read line",
             stdin=PIPE, stdout=PIPE, stderr=PIPE,
         )  # fmt: skip
-        assert child.stdin and child.stdout and child.stderr
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
         for reader in child.stderr, child.stdout:
             frames.clear()
             child.stdin.write(b"hello\n")
@@ -152,9 +154,7 @@ def test_replaced_code(
         _, function = FUNCTIONS[name]
         with monkeypatch.context() as patch:
             patch.setattr(function, "__code__", function.__code__.replace(co_name="replaced"))
-            sys.monitoring.set_local_events(
-                TOOL, function.__code__, sys.monitoring.events.PY_START
-            )
+            sys.monitoring.set_local_events(TOOL, function.__code__, sys.monitoring.events.PY_START)
             assert (await one_arrival(child, frames))["replaced"] == 1
         await end(child)
 
@@ -320,14 +320,18 @@ def test_call_soon_of_the_loop_replaced(anyloop: Any, frames: Counter[str]) -> N
 def test_pauses_above_twice_the_limit(run: Run) -> None:
     async def main() -> None:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "import sys; sys.stdout.write('x' * 100000)", stdout=PIPE, limit=64
+            sys.executable,
+            "-c",
+            "print('x' * 99999)",
+            stdout=PIPE,
+            limit=64,
         )
         assert child.stdout
         async with asyncio.timeout(LIMIT):
             while not child.stdout._paused:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
             assert not child._transport.get_pipe_transport(1).is_reading()  # type: ignore[attr-defined]
-            assert await child.stdout.read() == b"x" * 100000
+            assert await child.stdout.read() == b"x" * 99999 + b"\n"
             await child.wait()
 
     run(main())
