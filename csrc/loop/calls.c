@@ -356,6 +356,14 @@ Loop_call_later(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (HL_LIKELY(PyFloat_CheckExact(args[0]))) {
         when = now + PyFloat_AS_DOUBLE(args[0]);
     }
+    else if (PyLong_CheckExact(args[0])) {
+        /* What float.__add__() makes of it; too big a one is its OverflowError. */
+        double delay = PyLong_AsDouble(args[0]);
+        if (delay == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        when = now + delay;
+    }
     else if (add_delay(now, args[0], &when) < 0) {
         return NULL;
     }
