@@ -450,47 +450,53 @@ only_ours(PyObject *ctx)
     return Py_REFCNT(ctx) == 1 && !c->entered && c->weakreflist == NULL;
 }
 
-/* The collector shows the spare one: a debugger or profiler may have come to hold it
- * meanwhile, have entered it, or have set a variable in it.  Then it is theirs. */
-static inline bool
-spare_is_fit(hl_state *st)
-{
-    PyObject *ctx = st->spare_ctx;
-    return ctx != NULL && only_ours(ctx) &&
-           ((hl_base_context *)ctx)->vars == st->no_vars;
-}
-
-/* The spare one is taken out first: a run inside this one makes another.  Runs no
- * foreign code: an unfit one is left for hl_context_give() to release. */
+/* Runs no foreign code: what the new one maps is not dropped but replaced, and that is
+ * the empty mapping, which the interpreter keeps. */
 PyObject *
 hl_context_take(hl_state *st, PyObject *vars)
 {
-    PyObject *ctx;
-    if (HL_LIKELY(spare_is_fit(st))) {
-        ctx = st->spare_ctx;
-        st->spare_ctx = NULL;
+    hl_freelist *list = &st->free_contexts;
+    if (HL_UNLIKELY(list->n == 0)) {
+        PyObject *made = hl_new_context();
+        if (made == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(((hl_base_context *)made)->vars, vars);
+        return made;
     }
-    else if ((ctx = hl_new_context()) == NULL) {
-        return NULL;
-    }
-    Py_XSETREF(((hl_base_context *)ctx)->vars, vars); /* it was the empty mapping */
+    PyObject *ctx = list->v[--list->n];
+    Py_XSETREF(((hl_base_context *)ctx)->vars, vars);
+    PyObject_GC_Track(ctx);
     return ctx;
 }
 
-/* Both that may be dropped here can hold the last reference to a value, which runs any
- * code: they go when all is in its place. */
+/* On the list the collector does not see it, so nobody can find it there.  What it
+ * mapped may hold the last reference to a value, which runs any code: it goes when all
+ * is in its place. */
 void
 hl_context_give(hl_state *st, PyObject *ctx)
 {
     hl_base_context *c = (hl_base_context *)ctx;
-    if (HL_LIKELY(only_ours(ctx)) && st->no_vars != NULL && !spare_is_fit(st)) {
-        PyObject *vars = c->vars, *unfit = st->spare_ctx;
+    hl_freelist *list = &st->free_contexts;
+    if (HL_LIKELY(st->no_vars != NULL && hl_freelist_takes(list) && only_ours(ctx))) {
+        PyObject *vars = c->vars;
+        PyObject_GC_UnTrack(ctx);
         c->vars = Py_NewRef(st->no_vars);
-        st->spare_ctx = ctx;
+        list->v[list->n++] = ctx;
         Py_DECREF(vars);
-        Py_XDECREF(unfit);
     }
     else {
+        Py_DECREF(ctx);
+    }
+}
+
+/* They are whole, unlike what is on the other lists. */
+void
+hl_contexts_drop(hl_state *st)
+{
+    while (st->free_contexts.n > 0) {
+        PyObject *ctx = st->free_contexts.v[--st->free_contexts.n];
+        PyObject_GC_Track(ctx);
         Py_DECREF(ctx);
     }
 }

@@ -24,6 +24,21 @@ PyObject *hl_context_take(hl_state *st, PyObject *vars);
 /* Steals a Context that may be kept for the next hl_context_take(): it is, if nobody
  * else has it. */
 void hl_context_give(hl_state *st, PyObject *ctx);
+void hl_contexts_drop(hl_state *st); /* those that were kept */
+/* A copy of the current context, as PyContext_CopyCurrent() makes: a new reference. */
+static inline PyObject *
+hl_context_copy(hl_state *st)
+{
+    PyObject *vars = hl_context_snapshot(st);
+    if (HL_UNLIKELY(vars == NULL)) {
+        return PyContext_CopyCurrent();
+    }
+    PyObject *ctx = hl_context_take(st, vars);
+    if (HL_UNLIKELY(ctx == NULL)) {
+        Py_DECREF(vars);
+    }
+    return ctx;
+}
 
 /* Leaves every context that this thread has entered, the innermost first, and appends
  * them to the list.  0 or -1. */

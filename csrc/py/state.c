@@ -131,7 +131,6 @@ hl_state_traverse(hl_state *st, visitproc visit, void *arg)
     Py_VISIT(st->eager_factory);
     Py_VISIT(st->openssl);
     Py_VISIT(st->no_vars);
-    Py_VISIT(st->spare_ctx);
     return 0;
 }
 
@@ -174,7 +173,7 @@ hl_state_clear(hl_state *st)
     Py_CLEAR(st->eager_factory);
     Py_CLEAR(st->openssl);
     Py_CLEAR(st->no_vars);
-    Py_CLEAR(st->spare_ctx);
+    hl_contexts_drop(st);
     return 0;
 }
 

@@ -195,6 +195,10 @@
     X(SendfileMode, "asyncio.constants", "_SendfileMode")                              \
     X(logger, "asyncio.log", "logger")                                                 \
     X(RawSocket, "_socket", "socket")                                                  \
+    X(af_inet, "socket", "AF_INET")                                                    \
+    X(af_inet6, "socket", "AF_INET6")                                                  \
+    X(sock_stream, "socket", "SOCK_STREAM")                                            \
+    X(sock_dgram, "socket", "SOCK_DGRAM")                                              \
     X(socket, "socket", "socket")                                                      \
     X(LoopBase, "hotloop._base", "LoopBase")                                           \
     X(layout_probe, "hotloop._layout", "probe")                                        \
@@ -281,13 +285,12 @@ typedef struct hl_state {
 #endif
     PyObject
         *no_vars; /* what an empty Context maps; NULL: Context is not as mirrored */
-    PyObject *spare_ctx;      /* an empty Context that nobody has, or NULL */
     size_t handle_head;       /* bytes before a handle in its memory; 0: not known */
     PyObject *fresh;          /* borrowed: the handle handed out last: sched/handle.c */
     hl_tstate_offsets tstate; /* where asyncio keeps its record in the thread state */
     hl_sigpair sig;           /* the process's signal wakeup: loop/signals.c */
     hl_freelist free_handles, free_timers, free_safe_handles, free_futures, free_tasks,
-        free_iters;
+        free_iters, free_contexts;
 } hl_state;
 
 extern struct PyModuleDef hl_module_def;

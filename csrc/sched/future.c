@@ -707,7 +707,7 @@ Future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         ctx = Py_NewRef(args[1]);
     }
     else {
-        ctx = PyContext_CopyCurrent();
+        ctx = st == NULL ? PyContext_CopyCurrent() : hl_context_copy(st);
         if (ctx == NULL) {
             return NULL;
         }

@@ -12,7 +12,6 @@
 #include "sched/inbox.h"
 
 #include <math.h>
-#include <string.h>
 
 #define AS_HANDLE(op) ((HandleObject *)(op))
 #define AS_TIMER(op) ((TimerObject *)(op))
@@ -387,8 +386,8 @@ take_call(HandleObject *h, taken_call *out)
     out->func = h->callback;
     out->args = h->args;
     out->n = h->nargs > 0 ? h->nargs : 0;
-    memcpy(out->held, h->slot + 1, sizeof(out->held[0]) * (size_t)out->n);
-    for (int i = 0; i < out->n; i++) {
+    for (int i = 0; i < out->n; i++) { /* few: a call of memcpy() would cost more */
+        out->held[i] = h->slot[1 + i];
         h->slot[1 + i] = NULL;
     }
     h->callback = h->args = NULL;
@@ -894,8 +893,15 @@ hl_handle_tp_dealloc(PyObject *op)
         st->fresh = NULL;
     }
     PyObject_GC_UnTrack(op);
-    PyObject_ClearWeakRefs(op);
+    if (HL_UNLIKELY(has_weakrefs(op))) {
+        PyObject_ClearWeakRefs(op);
+    }
+    PyObject *ctx = h->context;
+    h->context = NULL;
     (void)hl_handle_tp_clear(op);
+    if (ctx != NULL) {
+        hl_context_give(st, ctx);
+    }
     h->nargs = 0;
     h->cancelled = h->running = h->hidden = false;
     if (HL_UNLIKELY(h->shared)) {

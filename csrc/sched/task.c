@@ -145,7 +145,7 @@ init_rest(hl_state *st, TaskObject *t, PyObject *coro, PyObject *name,
                      context);
         return -1;
     }
-    PyObject *ctx = context == NULL || context == Py_None ? PyContext_CopyCurrent()
+    PyObject *ctx = context == NULL || context == Py_None ? hl_context_copy(st)
                                                           : Py_NewRef(context);
     if (ctx == NULL) {
         return -1;
@@ -314,7 +314,12 @@ Task_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     hl_task_unlink(t);
     PyObject_ClearWeakRefs(op);
+    PyObject *ctx = t->context;
+    t->context = NULL;
     (void)Task_clear(op);
+    if (ctx != NULL) {
+        hl_context_give(st, ctx);
+    }
     t->mod = NULL;
     if (!finalized && hl_freelist_takes(&st->free_tasks) && st->t_Task == type) {
         t->state = HL_PENDING;

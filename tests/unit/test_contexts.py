@@ -300,3 +300,112 @@ def test_a_context_that_there_was_no_memory_for(loop):
     assert seen == ["before"]
     assert handle.get_context()[var] == "before"
     del refused  # not everywhere is there anything to make
+
+
+# ---- contexts whose owner is gone ----
+
+
+async def set_to(value):
+    var.set(value)
+
+
+def test_a_context_that_outlives_its_task_is_its_own(anyloop):
+    async def main():
+        held = []
+        for value in range(5):
+            task = asyncio.create_task(set_to(value))
+            await task
+            held.append(task.get_context())
+        del task
+        await asyncio.create_task(set_to("later"))
+        return [context[var] for context in held], len(set(map(id, held)))
+
+    assert run(anyloop, main()) == (list(range(5)), 5)
+
+
+def test_a_task_starts_from_the_context_around_it_whatever_ran_before(anyloop):
+    async def look():
+        return var.get(), len(contextvars.copy_context())
+
+    async def main():
+        before = await look()
+        for value in range(5):
+            await asyncio.create_task(set_to(value))
+            assert await asyncio.create_task(look()) == before
+
+    run(anyloop, main())
+
+
+def test_a_weak_reference_to_a_tasks_context_dies_with_the_task(anyloop):
+    async def main():
+        task = asyncio.create_task(set_to(1))
+        await task
+        ref = weakref.ref(task.get_context())
+        del task
+        await asyncio.create_task(set_to(2))
+        return ref()
+
+    assert run(anyloop, main()) is None
+
+
+def test_a_token_keeps_the_context_of_a_task_that_is_gone(anyloop):
+    async def set_it():
+        return var.set("in the task")
+
+    async def main():
+        token = await asyncio.create_task(set_it())
+        await asyncio.create_task(set_to("in another"))
+        with pytest.raises(ValueError, match="different Context"):
+            var.reset(token)
+
+    run(anyloop, main())
+
+
+@pytest.mark.parametrize("owner", ["task", "callback", "future"])
+def test_what_a_context_held_last_may_schedule_when_it_goes(anyloop, owner):
+    seen = []
+
+    class Value:
+        def __del__(self):
+            seen.append(var.get())
+            anyloop.call_soon(lambda: seen.append(var.get()))
+            anyloop.create_future().add_done_callback(print)
+
+    def set_it(*_):
+        var.set(Value())
+
+    async def in_a_task():
+        set_it()
+
+    async def main():
+        if owner == "task":
+            await asyncio.create_task(in_a_task())
+        elif owner == "callback":
+            anyloop.call_soon(set_it)
+        else:
+            future = anyloop.create_future()
+            future.add_done_callback(set_it)
+            future.set_result(None)
+            del future
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    run(anyloop, main())
+    gc.collect()
+    assert seen == ["test", "test"]
+
+
+def test_callbacks_of_a_future_do_not_share_what_they_set(anyloop):
+    seen = []
+
+    def change(_):
+        seen.append(var.get())
+        var.set("changed")
+
+    for _ in range(3):
+        future = anyloop.create_future()
+        for _ in range(3):
+            future.add_done_callback(change)
+        future.set_result(None)
+        turn(anyloop)
+    assert seen == ["test"] * 9
