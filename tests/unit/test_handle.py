@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import sys
 import weakref
 
 import pytest
@@ -349,6 +350,28 @@ def test_a_forgotten_loop_is_collected_with_what_is_queued(make_loop, way, kept,
     loop = schedule = None
     gc.collect()
     assert seen[0]() is None
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_queued_handle_is_the_loops_to_the_collector(loop, kept):
+    """As docs/compatibility.md has it."""
+
+    def schedule():
+        callback = Holder().ring
+        handle = loop.call_soon(callback)
+        if not kept:
+            del handle
+        loop.call_soon(nothing)  # by now it is seen whether the one before was kept
+        referrers = gc.get_referrers(callback)
+        if kept:
+            assert handle in referrers
+        elif sys.version_info < (3, 13) or sys._is_gil_enabled():
+            assert loop in referrers
+        loop.stop()
+
+    loop.call_soon(schedule)
+    loop.run_forever()
+    loop.run_until_complete(asyncio.sleep(0))
 
 
 @pytest.mark.parametrize("after", ["ran", "cancelled"])
