@@ -3,7 +3,7 @@
 #ifndef HL_NET_ADDR_H
 #define HL_NET_ADDR_H
 
-#include "py/pycompat.h"
+#include "py/state.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -33,5 +33,9 @@ bool hl_inaddr_set(hl_inaddr *out, const struct sockaddr *addr, socklen_t len);
 /* The address as the socket module shows it; for a family that it does not know itself,
  * NULL without an exception. */
 PyObject *hl_addr_to_py(const struct sockaddr *addr, socklen_t len);
+
+/* What socket.getaddrinfo(*args) gives, all six of them, where a numeric address and
+ * its socket type leave no doubt; NULL without an exception where they do. */
+PyObject *hl_addr_literal(hl_state *st, PyObject *const *args);
 
 #endif

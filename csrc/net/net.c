@@ -1,5 +1,6 @@
 /* What the transport layer brings to the module and to the loop. */
 #include "net/net.h"
+#include "net/addr.h"
 #include "net/connect.h"
 #include "net/dgram.h"
 #include "net/listen.h"
@@ -57,6 +58,23 @@ flush_writes(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+/* loop._literal_address(host, port, family, type, proto, flags): what
+ * socket.getaddrinfo() would give, or None where it has to be asked. */
+static PyObject *
+literal_address(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    LoopObject *loop = (LoopObject *)self;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "_literal_address() takes six arguments");
+        return NULL;
+    }
+    if (hl_loop_check_closed(loop) < 0) {
+        return NULL;
+    }
+    PyObject *found = loop->sched.debug ? NULL : hl_addr_literal(loop->sched.st, args);
+    return found != NULL || PyErr_Occurred() ? found : Py_NewRef(Py_None);
+}
+
 static PyMethodDef net_methods[] = {
     {"_make_read_pipe_transport", (PyCFunction)(void (*)(void))hl_loop_read_pipe,
      METH_VARARGS | METH_KEYWORDS, NULL},
@@ -70,6 +88,8 @@ static PyMethodDef net_methods[] = {
     {"_make_tls", (PyCFunction)(void (*)(void))hl_loop_tls,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_connect", (PyCFunction)(void (*)(void))hl_loop_connect, METH_FASTCALL, NULL},
+    {"_literal_address", (PyCFunction)(void (*)(void))literal_address, METH_FASTCALL,
+     NULL},
     {"_recv", (PyCFunction)(void (*)(void))hl_loop_recv, METH_FASTCALL, NULL},
     {"_listen", (PyCFunction)(void (*)(void))hl_loop_listen,
      METH_VARARGS | METH_KEYWORDS, NULL},

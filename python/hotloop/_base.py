@@ -7,7 +7,9 @@ Nothing here, nor in the mixins, may import `hotloop._core` while it is being im
 
 from __future__ import annotations
 
+import _socket
 import asyncio
+import concurrent.futures
 import functools
 import socket
 import sys
@@ -32,11 +34,21 @@ from hotloop._subprocess import SubprocessMixin
 ContextDict = dict[str, Any]
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, ContextDict], object]
 
+# A job of an executor that ends in the loop's own thread settles its future there and then.
+_CHAINS_AT_ONCE: bool = sys.version_info >= (3, 14)
 # What getaddrinfo() may be asked for without ever leaving this machine's memory.
 _LOCAL_FLAGS = (
     socket.AI_PASSIVE | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV | socket.AI_ADDRCONFIG
 )
 _LITERAL_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+# The function that answers, and the one that it asks, if nobody has replaced them already.
+_GETADDRINFO: Any = socket.getaddrinfo
+_RAW_GETADDRINFO: Any = _socket.getaddrinfo
+if (
+    getattr(_GETADDRINFO, "__globals__", None) is not vars(socket)
+    or getattr(_RAW_GETADDRINFO, "__self__", None) is not _socket
+):
+    _GETADDRINFO = None
 
 
 def _run_until_complete_cb(future: asyncio.Future[Any]) -> None:
@@ -47,6 +59,46 @@ def _run_until_complete_cb(future: asyncio.Future[Any]) -> None:
     loop = futures._get_loop(future)  # type: ignore[attr-defined]
     if not getattr(loop, "_set_aside", None) or loop._is_innermost(future):
         loop.stop()
+
+
+def _settle(future: asyncio.Future[Any], done: concurrent.futures.Future[Any]) -> None:
+    """Give future the outcome of one that is done, whose fields nobody changes any more."""
+    if future.cancelled():
+        return
+    assert not future.done()
+    if done._state != "FINISHED":
+        future.cancel()
+    elif done._exception is None:
+        future.set_result(done._result)
+    else:
+        # typeshed does not know the private function
+        future.set_exception(futures._convert_future_exc(done._exception))  # type: ignore[attr-defined]
+
+
+def _chain(source: concurrent.futures.Future[Any], destination: asyncio.Future[Any]) -> None:
+    """What asyncio.futures.wrap_future() does, for a source of exactly this type.
+
+    asyncio's asks, with a lock each time, whether the source is done, whether it was cancelled,
+    for its exception and for its result.
+    """
+    if not futures.isfuture(destination):  # of a create_future() of the program's
+        raise TypeError("A future is required for destination argument")
+    loop: Any = futures._get_loop(destination)  # type: ignore[attr-defined]
+
+    def _call_check_cancel(destination: asyncio.Future[Any]) -> None:
+        if destination.cancelled():
+            source.cancel()
+
+    def _call_set_state(source: concurrent.futures.Future[Any]) -> None:
+        in_its_thread = events._get_running_loop() is loop
+        if _CHAINS_AT_ONCE and in_its_thread:
+            if not (destination.cancelled() and loop.is_closed()):
+                _settle(destination, source)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, destination, source)
+
+    destination.add_done_callback(_call_check_cancel)
+    source.add_done_callback(_call_set_state)
 
 
 def _literal_family(host: object) -> int | None:
@@ -103,6 +155,9 @@ class LoopBase(
         def _thread_id(self) -> int | None: ...
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
+        def _literal_address(
+            self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
+        ) -> list[Any] | None: ...
     else:
         _current_handle = None
 
@@ -284,7 +339,13 @@ class LoopBase(
             if executor is None:
                 executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
                 self._default_executor = executor
-        return futures.wrap_future(executor.submit(func, *args), loop=self)
+        submitted = executor.submit(func, *args)
+        future: asyncio.Future[T]
+        if type(submitted) is concurrent.futures.Future:
+            _chain(submitted, future := self.create_future())
+        else:
+            future = futures.wrap_future(submitted, loop=self)
+        return future
 
     def set_default_executor(self, executor: Executor) -> None:
         """Take a ThreadPoolExecutor as the default one; TypeError for anything else."""
@@ -353,9 +414,14 @@ class LoopBase(
     ) -> Any:
         """socket.getaddrinfo() in the default executor, or at once for a numeric address.
 
-        The quick way asks the same function, so its answers and errors are the same; it is
-        taken only where that function has nothing to look up.
+        The quick ways are taken only where that function has nothing to look up: one asks it,
+        so the answers and errors are the same; the other one, for an address whose answer is
+        known, does without, unless somebody has replaced the function.
         """
+        if socket.getaddrinfo is _GETADDRINFO and _socket.getaddrinfo is _RAW_GETADDRINFO:
+            found = self._literal_address(host, port, family, type, proto, flags)
+            if found is not None:
+                return found
         resolve = self._getaddrinfo_debug if self.get_debug() else socket.getaddrinfo
         if (
             not flags & ~_LOCAL_FLAGS

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import gc
+import importlib
 import logging
 import socket
+import subprocess
 import sys
 import threading
 import warnings
@@ -437,6 +440,133 @@ def test_shutdown_default_executor_timeout(backend: str, make_loop: Any) -> None
     loop.run_until_complete(main())
 
 
+def test_a_cancelled_job_is_taken_off_the_executor(anyloop: Loop) -> None:
+    release, started = threading.Event(), threading.Event()
+    ran = []
+
+    def work() -> None:
+        started.set()
+        release.wait(60)
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            first = anyloop.run_in_executor(executor, work)
+            waiting = anyloop.run_in_executor(executor, ran.append, 1)
+            started.wait(60)
+            assert waiting.cancel()
+            await asyncio.sleep(0)  # the executor hears of it in the next turn
+            release.set()
+            await first
+        assert ran == []
+
+    anyloop.run_until_complete(main())
+
+
+def test_jobs_that_the_executor_cancels(anyloop: Loop) -> None:
+    release, started = threading.Event(), threading.Event()
+
+    def work() -> int:
+        started.set()
+        release.wait(60)
+        return 1
+
+    async def main() -> None:
+        executor = ThreadPoolExecutor(1)
+        first = anyloop.run_in_executor(executor, work)
+        waiting = anyloop.run_in_executor(executor, work)
+        started.wait(60)
+        executor.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert waiting.cancelled()
+        release.set()
+        assert await first == 1
+
+    anyloop.run_until_complete(main())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        concurrent.futures.CancelledError,
+        concurrent.futures.InvalidStateError,
+        concurrent.futures.TimeoutError,
+        KeyError,
+        pytest.param(
+            StopIteration,
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 13), reason="a future of 3.12 refuses it and never ends"
+            ),
+        ),
+    ],
+)
+def test_what_a_job_raises(kind: type[Exception], anyloop: Loop) -> None:
+    def fail() -> None:
+        raise kind("why")
+
+    async def main(loop: Loop) -> Any:
+        try:
+            await loop.run_in_executor(None, fail)
+        except BaseException as exc:
+            return type(exc), exc.args, type(exc.__cause__)
+
+    stock = asyncio.new_event_loop()
+    got = []
+    for loop in (anyloop, stock):
+        got.append(loop.run_until_complete(main(loop)))
+        loop.run_until_complete(loop.shutdown_default_executor())
+    stock.close()
+    assert got[0] == got[1]
+
+
+@pytest.mark.parametrize("end", ["result", "exception", "cancelled"])
+def test_a_job_that_ends_in_the_loops_own_thread(end: str, anyloop: Loop) -> None:
+    """asyncio settles the future at once from 3.14 on, in a callback before that."""
+    made: list[Future[Any]] = []
+
+    class Later(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            made.append(Future())
+            return made[-1]
+
+    async def main() -> Any:
+        future = anyloop.run_in_executor(Later(), print)
+        if end == "result":
+            made[0].set_result(1)
+        elif end == "exception":
+            made[0].set_exception(KeyError())
+        else:
+            made[0].cancel()
+        seen = [future.done()]
+        for _ in range(2):
+            await asyncio.sleep(0)
+            seen.append(future.done())
+        if end != "cancelled":
+            future.exception()
+        return seen
+
+    at_once = sys.version_info >= (3, 14)
+    assert anyloop.run_until_complete(main()) == [at_once, True, True]
+
+
+def test_a_job_that_ends_after_the_loop_is_closed(anyloop: Loop, caplog: Any) -> None:
+    made: list[Future[Any]] = []
+
+    class Later(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            made.append(Future())
+            return made[-1]
+
+    futures = [anyloop.run_in_executor(Later(), print) for _ in range(2)]
+    futures[1].cancel()
+    anyloop.run_until_complete(nothing())
+    anyloop.close()
+    made[0].set_result(1)
+    made[1].cancel()
+    assert not futures[0].done()
+    assert not caplog.records
+
+
 # ---- asynchronous generators ----
 
 
@@ -572,6 +702,56 @@ def test_getaddrinfo_answers_as_socket_does(host: Any, make_loop: Any) -> None:
 
     loop.run_until_complete(main())
     loop.run_until_complete(loop.shutdown_default_executor())
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, 1, 2, 3, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:1.2.3.4", "1:0:0:0:0:0:0:8"])
+def test_getaddrinfo_gives_the_same_types(host: str, kind: int, make_loop: Any) -> None:
+    loop = make_loop()
+    for port in (0, 80, 65535, 65536, -1, True, 1 << 70):
+        for proto in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, 999):
+            asked = {"type": kind, "proto": proto}
+            expected = loop.run_until_complete(outcome(plainly(host, port, **asked)))
+            got = loop.run_until_complete(outcome(loop.getaddrinfo(host, port, **asked)))
+            assert repr(got) == repr(expected), (port, asked)
+    loop.run_until_complete(loop.shutdown_default_executor())
+
+
+@pytest.mark.parametrize("where", ["socket", "_socket"])
+def test_a_replaced_getaddrinfo_is_asked(
+    where: str, make_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    module = importlib.import_module(where)
+    real = module.getaddrinfo
+
+    def fake(*args: Any) -> Any:
+        asked.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(module, "getaddrinfo", fake)
+    loop = make_loop()
+    loop.run_until_complete(loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM))
+    assert asked == [("127.0.0.1", 80, 0, socket.SOCK_STREAM, 0, 0)]
+
+
+AUDITED = """
+import asyncio, socket, sys, hotloop
+events = []
+sys.addaudithook(lambda name, args: events.append(args) if name == "socket.getaddrinfo" else None)
+asked = [("127.0.0.1", 80, socket.SOCK_STREAM, 0), ("::1", 0, 2, socket.IPPROTO_UDP)]
+for host, port, type, proto in asked:
+    socket.getaddrinfo(host, port, type=type, proto=proto)
+loop = hotloop.new_event_loop()
+for host, port, type, proto in asked:
+    loop.run_until_complete(loop.getaddrinfo(host, port, type=type, proto=proto))
+loop.close()
+assert len(events) == 4 and events[:2] == events[2:], events
+"""
+
+
+def test_an_audit_hook_hears_of_numeric_literals() -> None:
+    subprocess.run([sys.executable, "-c", AUDITED], check=True, timeout=60)
 
 
 def test_numeric_literals_need_no_thread(make_loop: Any) -> None:
