@@ -108,6 +108,47 @@ hl_loop_scratch_give(LoopObject *self, unsigned char *buf)
     }
 }
 
+/* Of `most` the caller knows how much memory may be held for nothing, should what it
+ * reads be kept. */
+PyObject *
+hl_loop_bytes(LoopObject *self, size_t least, size_t most, size_t *room)
+{
+    hl_spare *s = &self->spare[least >= HL_LARGE_READ];
+    PyObject *data = s->data;
+    if (data != NULL && s->room >= least && s->room <= most) {
+        *room = s->room;
+        s->data = NULL;
+        hl_bytes_reshape(data, (Py_ssize_t)*room);
+        return data;
+    }
+    *room = least;
+    return PyBytes_FromStringAndSize(NULL, (Py_ssize_t)least);
+}
+
+/* One of each kind is enough: reads do not overlap, but for those of a nested run.  Of
+ * two large ones that with more room is kept, since it takes more to make; of small
+ * ones the last, since the next will be like it. */
+void
+hl_loop_bytes_give(LoopObject *self, PyObject *data, size_t room)
+{
+    hl_spare *s = &self->spare[room >= HL_LARGE_READ];
+    bool better = s->data == NULL || room < HL_LARGE_READ || room >= s->room;
+    if (!better || self->closed || !hl_only_ours(data)) {
+        Py_DECREF(data);
+        return;
+    }
+    Py_XSETREF(s->data, data);
+    s->room = room;
+}
+
+void
+hl_loop_bytes_free(LoopObject *self)
+{
+    for (int i = 0; i < 2; i++) {
+        Py_CLEAR(self->spare[i].data);
+    }
+}
+
 /* ---- arguments ---- */
 
 /* f(*args, context=None): the context (borrowed, NULL for none) into *ctx. */

@@ -346,6 +346,7 @@ Loop_dealloc(PyObject *op)
     /* No transport reads any more: a read takes the buffer anew, and the loop is
      * closed. */
     free(self->scratch);
+    hl_loop_bytes_free(self);
     self->brand = NULL;
     type->tp_free(op);
     Py_DECREF(type);
@@ -557,6 +558,7 @@ Loop_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     hl_sched_clear(&self->sched);
     close_poller(self);
     free(self->scratch);
+    hl_loop_bytes_free(self);
     self->scratch = NULL;
     PyErr_SetRaisedException(saved);
     Py_DECREF(op);

@@ -9,6 +9,13 @@
 #include "sched/sched.h"
 
 #define HL_SCRATCH_SIZE (256 * 1024) /* bytes of the shared receive buffer */
+#define HL_LARGE_READ (16 * 1024)    /* from here on memory is dearer than a guess */
+
+/* Bytes that were read into, and that nobody has any more. */
+typedef struct {
+    PyObject *data; /* owned, or NULL */
+    size_t room;    /* bytes that there is memory for in it */
+} hl_spare;
 
 typedef struct {
     PyObject_HEAD
@@ -37,7 +44,8 @@ typedef struct {
     uint64_t last_poll;     /* hl_clock_ticks() when the poller was asked last */
     unsigned unpolled;      /* turns since then */
     unsigned char *scratch; /* HL_SCRATCH_SIZE bytes, see hl_loop_scratch() */
-    hl_fired stale; /* the last event that had no owner; events 0: there was none */
+    hl_fired stale;    /* the last event that had no owner; events 0: there was none */
+    hl_spare spare[2]; /* below HL_LARGE_READ, and from there on */
 } LoopObject;
 
 /* ---- calls.c ---- */
@@ -59,6 +67,14 @@ unsigned char *hl_loop_scratch(LoopObject *self);
  * its own until it is given back. */
 unsigned char *hl_loop_scratch_take(LoopObject *self);
 void hl_loop_scratch_give(LoopObject *self, unsigned char *buf);
+/* Bytes to be read into: an object of at least so many, *room in all, or NULL with
+ * MemoryError.  What was given back is used again if it has room for no more than
+ * `most`: memory that was used a moment ago is in the cache, and costs no search. */
+PyObject *hl_loop_bytes(LoopObject *self, size_t least, size_t most, size_t *room);
+/* Takes the reference to data, whose memory is for `room` bytes, for when nobody else
+ * has it. */
+void hl_loop_bytes_give(LoopObject *self, PyObject *data, size_t room);
+void hl_loop_bytes_free(LoopObject *self); /* drops all that was given back */
 
 /* ---- watch.c ---- */
 /* Watch a side (HL_READ or HL_WRITE) of fd for a C owner: when it is ready, fn(obj)

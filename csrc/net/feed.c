@@ -257,25 +257,31 @@ hl_feed(LoopObject *loop, PyObject *protocol, const void *data, Py_ssize_t n)
 
 /* protocol.data_received(data), which steals data: 1, or -1 with what it raised. */
 static int
-deliver(hl_transport *t, PyObject *data)
+deliver(hl_transport *t, PyObject *data, size_t room)
 {
+    PyObject *res = NULL;
     int rc = hl_child_data(t, data);
-    if (rc != 0) {
-        Py_DECREF(data);
-        return rc;
+    if (rc == 0) {
+        res = hl_transport_upcall(t, t->st->s_data_received, data);
+        rc = res == NULL ? -1 : 1;
     }
-    PyObject *res = hl_transport_upcall(t, t->st->s_data_received, data);
-    Py_DECREF(data);
+    if (room == 0) {
+        Py_DECREF(data);
+    }
+    else {
+        hl_transport_had(t, data, room);
+    }
     Py_XDECREF(res);
-    return res == NULL ? -1 : 1;
+    return rc;
 }
 
 /* The ordinary way: bytes, and a call. */
 static int
 read_and_call(hl_transport *t, int fd, bool sock, ssize_t *n)
 {
-    PyObject *data = hl_transport_read(t, fd, sock, n);
-    return data == NULL ? 0 : deliver(t, data);
+    size_t room;
+    PyObject *data = hl_transport_read(t, fd, sock, n, &room);
+    return data == NULL ? 0 : deliver(t, data, room);
 }
 
 /* The same for what is in the scratch buffer already: copied before any call, since
@@ -288,7 +294,7 @@ call_with(hl_transport *t, const unsigned char *buf, ssize_t *n)
         *n = -ENOMEM;
         return 0;
     }
-    return deliver(t, data);
+    return deliver(t, data, 0);
 }
 
 /* A protocol that cannot be fed is found out before the read, so that bulk reads go

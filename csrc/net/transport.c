@@ -7,8 +7,11 @@
 /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES. */
 #define LOG_AFTER 5
 
-/* From this size on, copying what was read costs more than guessing how much comes. */
-#define LARGE_READ (16 * 1024)
+/* Bytes objects up to this size cost Python's allocator next to nothing. */
+#define CHEAP_READ 480
+
+/* A protocol that has kept none of so many reads in a row does not keep them. */
+#define SURELY_DROPPED 8
 
 /* ---- calls ---- */
 
@@ -383,26 +386,21 @@ read_raw(int fd, bool sock, void *buf)
                 : hl_sys_read(fd, buf, HL_READ_MAX);
 }
 
-/* A read into the object that the protocol gets, for a peer that keeps filling us. */
+/* Bytes of exactly what was read. */
 static PyObject *
-read_bulk(hl_transport *t, int fd, bool sock, ssize_t *n)
+copy(hl_transport *t, const unsigned char *buf, size_t n, size_t *room)
 {
-    PyObject *data = PyBytes_FromStringAndSize(NULL, HL_READ_MAX);
-    if (data == NULL) {
-        *n = -ENOMEM;
-        return NULL;
+    if (n <= CHEAP_READ) {
+        *room = 0;
+        return PyBytes_FromStringAndSize((const char *)buf, (Py_ssize_t)n);
     }
-    *n = read_raw(fd, sock, PyBytes_AS_STRING(data));
-    if (*n == HL_READ_MAX) {
-        return data;
-    }
-    t->bulk = t->filled = false;
-    if (*n <= 0) {
-        *n = *n < 0 ? -errno : 0;
-        Py_CLEAR(data);
-    }
-    else if (_PyBytes_Resize(&data, *n) < 0) {
-        *n = -ENOMEM;
+    size_t most = t->dropped >= SURELY_DROPPED ? 4 * n : n;
+    PyObject *data = hl_loop_bytes(t->loop, n, most, room);
+    if (data != NULL) {
+        if (n < *room) {
+            hl_bytes_reshape(data, (Py_ssize_t)n);
+        }
+        memcpy(PyBytes_AS_STRING(data), buf, n);
     }
     return data;
 }
@@ -410,7 +408,7 @@ read_bulk(hl_transport *t, int fd, bool sock, ssize_t *n)
 /* A read into the loop's scratch buffer, then bytes of exactly that size: as long as
  * the buffer is not filled, the copy is cheaper than allocating for the worst case. */
 static PyObject *
-read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
+read_small(hl_transport *t, int fd, bool sock, ssize_t *n, size_t *room)
 {
     unsigned char *buf = hl_loop_scratch(t->loop);
     if (buf == NULL) {
@@ -422,9 +420,42 @@ read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
         *n = *n < 0 ? -errno : 0;
         return NULL;
     }
-    PyObject *data = PyBytes_FromStringAndSize((char *)buf, *n);
+    PyObject *data = copy(t, buf, (size_t)*n, room);
     if (data == NULL) {
         *n = -ENOMEM;
+    }
+    return data;
+}
+
+/* `got` bytes are in data, which has room for more.  Those of a protocol that does not
+ * keep what it gets stay in that memory, a part of it unused: all of it is used again
+ * when the call has returned.  A small part is copied out of it. */
+static PyObject *
+cut(hl_transport *t, PyObject *data, size_t got, size_t *room)
+{
+    if (got < *room / 4) {
+        PyObject *part =
+            PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), (Py_ssize_t)got);
+        hl_loop_bytes_give(t->loop, data, *room);
+        *room = 0;
+        return part;
+    }
+    if (t->dropped >= SURELY_DROPPED) {
+        hl_bytes_reshape(data, (Py_ssize_t)got);
+        return data;
+    }
+    *room = got;
+    (void)_PyBytes_Resize(&data, (Py_ssize_t)got);
+    return data;
+}
+
+/* More came than data has room for: the rest of it is in another place. */
+static PyObject *
+extend(PyObject *data, const unsigned char *rest, size_t got, size_t *room)
+{
+    if (_PyBytes_Resize(&data, (Py_ssize_t)got) == 0) {
+        memcpy(PyBytes_AS_STRING(data) + *room, rest, got - *room);
+        *room = got;
     }
     return data;
 }
@@ -432,48 +463,63 @@ read_small(hl_transport *t, int fd, bool sock, ssize_t *n)
 /* A read that may be as large as the last one: into an object of that size, and what
  * comes beyond it into the shared buffer.  No copy is made where messages are alike. */
 static PyObject *
-read_large(hl_transport *t, int fd, ssize_t *n)
+read_large(hl_transport *t, int fd, bool sock, ssize_t *n, size_t *room)
 {
     unsigned char *rest = hl_loop_scratch(t->loop);
-    size_t room = t->last_read;
+    size_t least = t->last_read;
     PyObject *data =
-        rest == NULL ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+        rest == NULL ? NULL : hl_loop_bytes(t->loop, least, 4 * least, room);
     if (data == NULL) {
         *n = -ENOMEM;
         return NULL;
     }
-    struct iovec v[] = {{PyBytes_AS_STRING(data), room}, {rest, HL_READ_MAX - room}};
-    *n = hl_sys_readv(fd, v, 2);
+    if (*room >= HL_READ_MAX) {
+        *n = read_raw(fd, sock, PyBytes_AS_STRING(data));
+    }
+    else {
+        struct iovec v[] = {{PyBytes_AS_STRING(data), *room},
+                            {rest, HL_READ_MAX - *room}};
+        *n = hl_sys_readv(fd, v, 2);
+    }
     if (*n <= 0) {
         *n = *n < 0 ? -errno : 0;
-        Py_DECREF(data);
+        hl_loop_bytes_give(t->loop, data, *room);
         return NULL;
     }
-    if ((size_t)*n != room && _PyBytes_Resize(&data, *n) < 0) {
+    if ((size_t)*n != *room) {
+        data = (size_t)*n < *room ? cut(t, data, (size_t)*n, room)
+                                  : extend(data, rest, (size_t)*n, room);
+    }
+    if (data == NULL) {
         *n = -ENOMEM;
-        return NULL;
-    }
-    if ((size_t)*n > room) {
-        memcpy(PyBytes_AS_STRING(data) + room, rest, (size_t)*n - room);
     }
     return data;
 }
 
-/* By what the last reads were like: a full buffer sets `filled`, a second one in a row
- * `bulk`, and the first that is not filled clears both. */
+/* By what the last read was like: a large one foretells another. */
 PyObject *
-hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n)
+hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n, size_t *room)
 {
-    if (t->bulk) {
-        return read_bulk(t, fd, sock, n);
-    }
-    PyObject *data = t->last_read ? read_large(t, fd, n) : read_small(t, fd, sock, n);
+    *room = 0;
+    PyObject *data = t->last_read ? read_large(t, fd, sock, n, room)
+                                  : read_small(t, fd, sock, n, room);
     if (HL_LIKELY(data != NULL)) {
-        t->bulk = t->filled && *n == HL_READ_MAX;
-        t->filled = *n == HL_READ_MAX;
-        t->last_read = *n >= LARGE_READ && *n < HL_READ_MAX ? (unsigned)*n : 0;
+        t->last_read = *n >= HL_LARGE_READ ? (unsigned)*n : 0;
     }
     return data;
+}
+
+/* Bytes that only we have can be written over. */
+void
+hl_transport_had(hl_transport *t, PyObject *data, size_t room)
+{
+    if (t->loop == NULL || !hl_only_ours(data)) {
+        t->dropped = 0;
+        Py_DECREF(data);
+        return;
+    }
+    t->dropped += t->dropped < SURELY_DROPPED;
+    hl_loop_bytes_give(t->loop, data, room);
 }
 
 /* ---- methods that are the same for all ---- */

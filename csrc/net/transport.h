@@ -24,15 +24,14 @@
     Py_ssize_t high, low; /* water marks */                                            \
     unsigned last_read;   /* bytes of the last read if they were many, else 0 */       \
     int fd;                                                                            \
-    unsigned conn_lost; /* > 0: connection_lost() is on its way; counts writes */      \
-    bool own_ctx;       /* read_ctx is for all calls, and stays the same */            \
-    bool closing;       /* no more of it: closed, aborted, or failed */                \
-    bool paused;        /* pause_reading() */                                          \
-    bool proto_paused;  /* pause_writing() was called */                               \
-    bool reading;       /* the loop watches for input */                               \
-    bool writing;       /* the loop watches for room to write */                       \
-    bool filled;        /* the last read filled the buffer */                          \
-    bool bulk;          /* the last reads did: read into the final object */
+    unsigned conn_lost;    /* > 0: connection_lost() is on its way; counts writes */   \
+    bool own_ctx;          /* read_ctx is for all calls, and stays the same */         \
+    bool closing;          /* no more of it: closed, aborted, or failed */             \
+    bool paused;           /* pause_reading() */                                       \
+    bool proto_paused;     /* pause_writing() was called */                            \
+    bool reading;          /* the loop watches for input */                            \
+    bool writing;          /* the loop watches for room to write */                    \
+    unsigned char dropped; /* reads in a row that the protocol did not keep */
 
 typedef struct {
     HL_TRANSPORT_HEAD
@@ -119,8 +118,12 @@ hl_transport_stop_writing(hl_transport *t)
 
 /* ---- reading ---- */
 /* One read from a socket (recv) or anything else (read): bytes; or NULL and *n is 0 for
- * the end, or a -errno.  -ENOMEM has an exception set. */
-PyObject *hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n);
+ * the end, or a -errno.  -ENOMEM has an exception set.  *room: what the object has
+ * memory for, if it is worth being used again; else 0. */
+PyObject *hl_transport_read(hl_transport *t, int fd, bool sock, ssize_t *n,
+                            size_t *room);
+/* The protocol has had data, which came with `room` > 0: takes the reference. */
+void hl_transport_had(hl_transport *t, PyObject *data, size_t room);
 
 /* ---- methods that are the same for all ---- */
 PyObject *hl_transport_set_protocol(PyObject *self, PyObject *protocol);

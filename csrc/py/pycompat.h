@@ -439,6 +439,32 @@ hl_weakref_get(PyObject *ref)
 #endif
 }
 
+/* Bytes that nobody else has seen, or has any more, become n bytes long: their memory
+ * has room for that, and stays as it is. */
+static inline void
+hl_bytes_reshape(PyObject *op, Py_ssize_t n)
+{
+    PyBytesObject *b = (PyBytesObject *)op;
+    assert(PyBytes_CheckExact(op) && n > 1);
+    Py_SET_SIZE(b, n);
+    b->ob_sval[n] = '\0';
+    _Py_COMP_DIAG_PUSH _Py_COMP_DIAG_IGNORE_DEPR_DECLS b->ob_shash =
+        -1; /* of what they were */
+    _Py_COMP_DIAG_POP
+}
+
+/* Nobody but the caller refers to op.  Without a GIL another thread may be about to. */
+static inline bool
+hl_only_ours(PyObject *op)
+{
+#ifdef Py_GIL_DISABLED
+    (void)op;
+    return false;
+#else
+    return Py_REFCNT(op) == 1;
+#endif
+}
+
 /* Where a socket.socket keeps its descriptor (-1 once it is closed): right behind the
  * object's head, and after it the family.  NULL when `sock`, whose descriptor is fd,
  * does not look like that. */

@@ -839,3 +839,124 @@ def test_reads_of_all_sizes(run: Any) -> None:
         await finish(one)
 
     run(main())
+
+
+class Choosy(Recorder):
+    """Keeps those pieces that `keep` says, in the form that it gives them; hashes all of them."""
+
+    def __init__(self, keep: Any) -> None:
+        super().__init__()
+        self.keep = keep
+        self.kept: list[tuple[int, Any]] = []
+        self.hashes: list[int] = []
+
+    def data_received(self, data: bytes) -> None:
+        number = len(self.hashes)
+        self.hashes.append(hash(data))
+        assert data + b"" is data  # exact bytes, whole
+        assert sys.getrefcount(data) <= 5
+        held = self.keep(number, data)
+        if held is not None:
+            self.kept.append((number, held))
+        super().data_received(data)
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize(
+    "keep",
+    [
+        pytest.param(lambda n, data: None, id="none"),
+        pytest.param(lambda n, data: data, id="all"),
+        pytest.param(lambda n, data: data if n % 13 == 12 else None, id="some"),
+        pytest.param(lambda n, data: memoryview(data)[10:-10] if n % 3 else None, id="views"),
+        pytest.param(lambda n, data: {data: 1} if n % 11 == 10 else None, id="keys"),
+    ],
+)
+def test_what_is_kept_of_reads_stays(run: Any, keep: Any, tcp: bool) -> None:
+    """However the memory of those that are not kept is used again."""
+    large = [40_000, 40_000, 35_000, 39_999, 40_001, 90_000, 90_000, 30_000, 17_000, 60_000]
+    small = [5, 1000, 1000, 900, 999, 1001, 600, 3000, 480, 481, 2000, 16_383, 16_384, 90_000]
+    sizes = large + small
+
+    async def main() -> None:
+        protocol = Choosy(keep)
+        one = await link(protocol, tcp=tcp)
+        sent: list[bytes] = []
+        for n, size in enumerate(sizes * 3):
+            message = bytes([n]) * size
+            await one.send(message)
+            sent.append(message)
+            await protocol.until_data(sum(map(len, sent)))
+        if not tcp:  # each was one read
+            assert protocol.hashes == [hash(bytes(bytearray(message))) for message in sent]
+            assert [n for n, _ in protocol.kept] == [
+                n for n, message in enumerate(sent) if keep(n, message) is not None
+            ]
+            for n, held in protocol.kept:
+                assert held == keep(n, sent[n])
+        for _, held in protocol.kept:
+            whole = held if not isinstance(held, dict) else next(iter(held))
+            assert len(set(bytes(whole))) <= 2
+        await finish(one)
+
+    run(main())
+
+
+def test_large_reads_inside_a_large_read(run: Any) -> None:
+    """Two connections, each read while the other's bytes are still in use by their protocol."""
+
+    async def main() -> None:
+        seen: list[bytes] = []
+
+        class Stale(Recorder):
+            def data_received(self, data: bytes) -> None:
+                self.last = data
+                super().data_received(data)
+                seen.append(bytes(bytearray(data)))
+
+        first, second = Stale(), Stale()
+        one, two = await link(first, tcp=False), await link(second, tcp=False)
+        for n in range(30):
+            for each, protocol in ((one, first), (two, second)):
+                message = bytes([n + 1]) * 50_000
+                await each.send(message)
+                await protocol.until_data(50_000 * (n + 1))
+                assert protocol.last == message
+            assert first.last == second.last
+        assert len(seen) == 60
+        await finish(one)
+        await finish(two)
+
+    run(main())
+
+
+def test_a_traceback_keeps_what_was_read(run: Any, reports: Any) -> None:
+    """data_received() that raises: its frame has the bytes, for as long as somebody has it."""
+
+    async def main() -> None:
+        caught: list[BaseException] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: caught.append(context["exception"])
+        )
+
+        class P(Recorder):
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                if len(self.data) > 400_000:
+                    raise ValueError
+
+        for fill in (1, 2):
+            protocol = P()
+            one = await link(protocol, tcp=False)
+            for n in range(11):
+                await one.send(bytes([fill]) * 40_000)
+                await protocol.until_data(40_000 * (n + 1))
+            await protocol.until("lost")
+            one.far.close()
+        frames = []
+        for exc in caught:
+            assert exc.__traceback__ is not None
+            frames.append(exc.__traceback__.tb_frame.f_locals["data"])
+        assert frames == [bytes([fill]) * 40_000 for fill in (1, 2)]
+
+    run(main())
