@@ -3,6 +3,8 @@
 #include "core/heap.h"
 #include "core/mem.h"
 
+#include <string.h>
+
 #define ARITY 4
 #define FIRST_CAP 64
 /* Below this many slots the memory is not worth a realloc. */
@@ -14,7 +16,44 @@
 static inline bool
 before(const hl_heap_slot *a, const hl_heap_slot *b)
 {
-    return a->when < b->when || (a->when == b->when && a->seq < b->seq);
+#ifdef __SIZEOF_INT128__
+    /* Two instructions and no jump: which of two timers is the earlier one cannot be
+     * predicted, and a wrong guess costs as much as a whole level of the heap. */
+    __extension__ typedef unsigned __int128 wide;
+    return ((wide)a->key << 64 | a->seq) < ((wide)b->key << 64 | b->seq);
+#else
+    return a->key < b->key || (a->key == b->key && a->seq < b->seq);
+#endif
+}
+
+/* The bits of a double compare like it once those of negative ones are turned over;
+ * -0.0 and 0.0 are one deadline. */
+static inline uint64_t
+key_of(double when)
+{
+    uint64_t bits;
+    when += 0.0;
+    memcpy(&bits, &when, sizeof(bits));
+    return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+}
+
+/* The earliest of the children, the first of which is at `child`, below len. */
+static inline size_t
+least_child(const hl_heap *h, size_t child)
+{
+    const hl_heap_slot *v = h->v;
+    if (HL_LIKELY(child + ARITY <= h->len)) {
+        size_t a = child + before(&v[child + 1], &v[child]);
+        size_t b = child + 2 + before(&v[child + 3], &v[child + 2]);
+        return before(&v[b], &v[a]) ? b : a;
+    }
+    size_t least = child;
+    while (++child < h->len) {
+        if (before(&v[child], &v[least])) {
+            least = child;
+        }
+    }
+    return least;
 }
 
 /* The only writer of a slot: a node's index is right after every call, so that a walk
@@ -49,13 +88,7 @@ sift_down(hl_heap *h, size_t i, hl_heap_slot s)
         if (child >= h->len) {
             break;
         }
-        size_t end = child + ARITY < h->len ? child + ARITY : h->len;
-        size_t least = child;
-        while (++child < end) {
-            if (before(&h->v[child], &h->v[least])) {
-                least = child;
-            }
-        }
+        size_t least = least_child(h, child);
         if (!before(&h->v[least], &s)) {
             break;
         }
@@ -114,7 +147,7 @@ hl_heap_push(hl_heap *h, hl_timer *node)
     }
     /* 64 bits: at a timer each nanosecond they last for centuries. */
     node->seq = h->next_seq++;
-    sift_up(h, h->len++, (hl_heap_slot){node->when, node->seq, node});
+    sift_up(h, h->len++, (hl_heap_slot){key_of(node->when), node->seq, node});
     return 0;
 }
 

@@ -15,8 +15,9 @@ typedef struct {
 } hl_timer;
 
 typedef struct {
-    double when; /* copies of the node's key: comparing touches the array alone */
-    uint64_t seq;
+    /* The node's deadline as an integer that compares like it, and a copy of its
+     * number: comparing touches the array alone. */
+    uint64_t key, seq;
     hl_timer *node;
 } hl_heap_slot;
 
