@@ -89,6 +89,25 @@ def test_verdict(runner: ModuleType, control: list[str], ours: list[str], verdic
     assert runner.verdict({"asyncio": control, "hotloop": ours}) == verdict
 
 
+@pytest.mark.parametrize(
+    ("found", "presumes", "well"),
+    [
+        ([], {}, True),
+        (["a"], {"a": "why"}, True),
+        (["a"], {}, False),
+        (["a", "b"], {"a": "why"}, False),
+        ([], {"a": "why"}, False),
+    ],
+)
+def test_an_excuse_is_needed_and_used(
+    runner: ModuleType, found: list[str], presumes: dict[str, str], well: bool
+) -> None:
+    suite = runner.Suite("name", "1.0", presumes=presumes)
+    doubtful = {test: {"verdict": "difference"} for test in found}
+    doubtful["c"] = {"verdict": "unsteady"}
+    assert runner.judged(suite, {"doubtful": doubtful}) is well
+
+
 def test_a_run_that_broke_off(runner: ModuleType, tmp_path: Path) -> None:
     lines = [
         {"collected": ["a", "b"], "left_out": 1},
