@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -26,12 +27,12 @@ ALLOWED = {
 
 
 def is_allowed() -> bool:
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         for file, functions in ALLOWED.items():
             if frame.f_code.co_filename.endswith(file) and frame.f_code.co_name in functions:
                 return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

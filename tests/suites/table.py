@@ -53,7 +53,8 @@ SUITES = (
         keep=("tests", "pyproject.toml"),
         arguments=("-m", "not network"),
         environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        note="Without trio: what runs is its asyncio backend, with and without eager tasks.",
+        note="Without trio: what runs is its asyncio backend, with and without eager tasks. Where "
+        "`localhost` has no IPv6 address its tests of that fail, on both.",
     ),
     Suite(
         "uvicorn",

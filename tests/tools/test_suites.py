@@ -82,7 +82,9 @@ def test_an_error_at_the_end_of_a_test_counts(runner: ModuleType) -> None:
         (["passed"] * 3, ["passed", "passed", "failed"], "difference"),
         (["passed"] * 3, ["not run"] * 3, "difference"),
         (["passed"] * 3, ["passed"] * 3, "unsteady"),
-        (["passed", "failed", "passed"], ["failed"] * 3, "both"),
+        (["passed", "failed", "passed"], ["failed"] * 3, "difference"),
+        (["passed", "failed", "passed"], ["passed", "passed", "failed"], "both"),
+        (["error"] * 3, ["failed"] * 3, "both"),
     ],
 )
 def test_verdict(runner: ModuleType, control: list[str], ours: list[str], verdict: str) -> None:
