@@ -442,12 +442,14 @@ done:
 }
 
 /* A token refers to its context, as do the thread while it is in it, a task, and
- * whoever asked for it: with one reference left it cannot be told from a new one. */
+ * whoever asked for it: with one reference left it cannot be told from a new one.  What
+ * a program gave as a context can be anything that has run(). */
 static inline bool
 only_ours(PyObject *ctx)
 {
     hl_base_context *c = (hl_base_context *)ctx;
-    return Py_REFCNT(ctx) == 1 && !c->entered && c->weakreflist == NULL;
+    return Py_REFCNT(ctx) == 1 && PyContext_CheckExact(ctx) && !c->entered &&
+           c->weakreflist == NULL;
 }
 
 /* Runs no foreign code: what the new one maps is not dropped but replaced, and that is

@@ -21,8 +21,8 @@ hl_context_snapshot(hl_state *st)
 /* A Context of such a snapshot (stolen, but not on failure) that nobody else has: a new
  * reference, or NULL with an exception. */
 PyObject *hl_context_take(hl_state *st, PyObject *vars);
-/* Steals a Context that may be kept for the next hl_context_take(): it is, if nobody
- * else has it. */
+/* Steals a context, of whatever type; a Context that nobody else has is kept for the
+ * next hl_context_take(). */
 void hl_context_give(hl_state *st, PyObject *ctx);
 void hl_contexts_drop(hl_state *st); /* those that were kept */
 /* A copy of the current context, as PyContext_CopyCurrent() makes: a new reference. */

@@ -276,6 +276,35 @@ def test_context_of_a_wrong_type(same, wrong):
     assert same(scenario) == [1]
 
 
+class RunsIt:
+    """All that a callback needs of its context; with room where a Context has its fields."""
+
+    __slots__ = ("a", "b", "c", "d")
+
+    def run(self, callback, *args):
+        return callback(*args)
+
+
+class RunsItToo(RunsIt):
+    pass
+
+
+@pytest.mark.parametrize("kind", [RunsIt, RunsItToo])
+def test_a_context_of_the_programs_own_that_only_its_callback_has(anyloop, kind):
+    """It is not taken for a Context, of which the memory could be used again."""
+    seen = []
+    for _ in range(50):
+        anyloop.call_soon(seen.append, 1, context=kind())
+        future = anyloop.create_future()
+        future.add_done_callback(lambda _: seen.append(var.get()), context=kind())
+        future.set_result(None)
+        anyloop.call_later(0, int, context=kind()).cancel()
+    turn(anyloop, 2)
+    assert seen == [1, "test"] * 50
+    kept = [anyloop.call_soon(int).get_context() for _ in range(300)]
+    assert [context[var] for context in kept] == ["test"] * 300
+
+
 def test_a_context_that_there_was_no_memory_for(loop):
     """It can be asked for again, and the callback runs in it."""
     _testcapi = pytest.importorskip("_testcapi", reason="an interpreter without its test module")
