@@ -592,20 +592,26 @@ Loop_get_debug(PyObject *op, PyObject *Py_UNUSED(ignored))
 /* While the loop runs its thread has hooks that depend on the mode: LoopBase changes
  * them, in that thread, by call_soon_threadsafe(). */
 static PyObject *
-Loop_set_debug(PyObject *op, PyObject *args, PyObject *kwargs)
+change_debug(PyObject *op, bool debug)
 {
-    static char *names[] = {"enabled", NULL};
     LoopObject *self = AS_LOOP(op);
-    int debug;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p:set_debug", names, &debug)) {
-        return NULL;
-    }
-    self->sched.debug = debug != 0;
+    self->sched.debug = debug;
     hl_loop_refresh(self);
     if (HL_LOAD(self->thread_id) == 0) {
         Py_RETURN_NONE;
     }
     return PyObject_CallMethod(op, "_debug_changed", "O", debug ? Py_True : Py_False);
+}
+
+static PyObject *
+Loop_set_debug(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"enabled", NULL};
+    int debug;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "p:set_debug", names, &debug)) {
+        return NULL;
+    }
+    return change_debug(op, debug != 0);
 }
 
 static PyObject *
@@ -694,6 +700,23 @@ static PyMethodDef loop_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* loop._debug, the field of asyncio's: its get_debug() and set_debug() go by it, never
+ * the other way round, and a subclass's own may do the same. */
+static PyObject *
+get_debug_field(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Loop_get_debug(op, NULL);
+}
+
+static int
+set_debug_field(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    int debug = value == NULL ? 0 : PyObject_IsTrue(value);
+    PyObject *res = debug < 0 ? NULL : change_debug(op, debug != 0);
+    Py_XDECREF(res);
+    return res == NULL ? -1 : 0;
+}
+
 static PyGetSetDef loop_getset[] = {
     /* Attributes of asyncio's that programs and debuggers read, and two of ours:
      * backend and _turns. */
@@ -702,6 +725,7 @@ static PyGetSetDef loop_getset[] = {
     {"_turns", get_turns, NULL, "How many turns the loop has taken.", NULL},
     {"_task_factory", get_task_factory, NULL, NULL, NULL},
     {"_current_handle", get_current_handle, NULL, NULL, NULL},
+    {"_debug", get_debug_field, set_debug_field, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

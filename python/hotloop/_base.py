@@ -150,6 +150,7 @@ class LoopBase(
     if TYPE_CHECKING:  # what the C type brings
         slow_callback_duration: float
         _current_handle: asyncio.Handle | None
+        _debug: bool
 
         @property
         def _thread_id(self) -> int | None: ...
@@ -160,15 +161,6 @@ class LoopBase(
         ) -> list[Any] | None: ...
     else:
         _current_handle = None
-
-    @property
-    def _debug(self) -> bool:
-        """The name under which asyncio has it, and functions of asyncio's ask for it."""
-        return self.get_debug()
-
-    @_debug.setter
-    def _debug(self, enabled: bool) -> None:
-        self.set_debug(enabled)
 
     @functools.cached_property
     def _asyncgens(self) -> weakref.WeakSet[AsyncGenerator[Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 
 import pytest
@@ -411,6 +412,31 @@ def test_get_debug(replace):
         return future._source_traceback is not None
 
     replace("get_debug", make, scenario)
+
+
+def test_debug_methods_over_the_private_flag(anyloop):
+    """As asyncio's own are: its get_debug() and set_debug() are nothing but that."""
+    base = type(anyloop)
+
+    class Loop(base):
+        def get_debug(self):
+            return self._debug
+
+        def set_debug(self, enabled):
+            self._debug = enabled
+
+    loop = Loop()
+    before = sys.get_coroutine_origin_tracking_depth()
+    loop.set_debug(True)
+    assert loop._debug is True
+    assert loop.get_debug() is True
+    loop._debug = 0
+    assert not loop.get_debug()
+    loop.get_debug = lambda: True
+    assert not loop._debug
+    loop.run_until_complete(asyncio.sleep(0))
+    assert sys.get_coroutine_origin_tracking_depth() == before
+    loop.close()
 
 
 def test_methods_of_a_subclass_of_task(anyloop, task_class):
