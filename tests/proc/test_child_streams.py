@@ -348,8 +348,8 @@ def test_somebody_holds_a_view_of_the_buffer(run: Run, handled: list[dict[str, A
                 await asyncio.sleep(0.001)
         view.release()
         assert type(handled[0]["exception"]) is BufferError
-        called = "SubprocessStreamProtocol.pipe_data_received()"
-        assert handled[0]["message"] == f"Exception in callback {called}"
+        called = "Exception in callback SubprocessStreamProtocol.pipe_data_received("
+        assert handled[0]["message"].startswith(called)
         assert isinstance(handled[0]["handle"], asyncio.Handle)
         assert set(handled[0]) == {"message", "exception", "handle"}
         assert bytes(child.stdout._buffer) == b"before"
