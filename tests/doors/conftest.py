@@ -6,6 +6,7 @@ that its loop, its task and its future are hotloop's. HOTLOOP_BACKEND picks the 
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 from doorlib import Run, Serve, end, environment, wait_for_answer
+
+# With the first callback libffi opens its own file, and keeps it: Jupyter's client makes one.
+ctypes.CFUNCTYPE(None)(lambda: None)
 
 
 @pytest.fixture

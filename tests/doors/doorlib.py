@@ -43,7 +43,8 @@ def wait_for_answer(port: int, process: subprocess.Popen[Any]) -> Any:
     while True:
         try:
             return get(port)
-        except OSError:
+        # No HTTP: another program's answer, which had that port for a moment.
+        except (OSError, http.client.HTTPException):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
