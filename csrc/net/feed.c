@@ -208,8 +208,17 @@ feed_reader(hl_state *st, feed_target *r, const void *data, Py_ssize_t n)
     return pause_transport(st, r->self);
 }
 
-/* Twice the limit, from which on transports are slowed down, and a buffer of which
- * somebody holds a view, whose growth fails, are for the ordinary call. */
+/* Twice the limit, from which on transports are slowed down, a buffer of which somebody
+ * holds a view, whose growth fails, and a waiter that is done, which is an error, are
+ * for the ordinary call. */
+static bool
+is_smooth(feed_target *r, Py_ssize_t n)
+{
+    return PyByteArray_GET_SIZE(r->buffer) + n <= 2 * r->limit &&
+           ((PyByteArrayObject *)r->buffer)->ob_exports == 0 &&
+           (r->waiter == Py_None || AS_FUTURE(r->waiter)->state != HL_FINISHED);
+}
+
 int
 hl_feed_reader(LoopObject *loop, PyObject *reader, const void *data, Py_ssize_t n)
 {
@@ -220,8 +229,7 @@ hl_feed_reader(LoopObject *loop, PyObject *reader, const void *data, Py_ssize_t 
     }
     feed_target r = {.self = Py_NewRef(reader)};
     int rc = 0;
-    if (look_at_reader(loop, &r) && PyByteArray_GET_SIZE(r.buffer) + n <= 2 * r.limit &&
-        ((PyByteArrayObject *)r.buffer)->ob_exports == 0) {
+    if (look_at_reader(loop, &r) && is_smooth(&r, n)) {
         rc = feed_reader(st, &r, data, n) < 0 ? -1 : 1;
     }
     drop(&r);

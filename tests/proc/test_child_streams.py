@@ -374,6 +374,27 @@ def test_data_after_feed_eof(run: Run, handled: list[dict[str, Any]]) -> None:
     run(main())
 
 
+def test_waiter_that_somebody_has_finished(run: Run, handled: list[dict[str, Any]]) -> None:
+    """The bytes are there, and the report is of the call that asyncio makes."""
+
+    async def main() -> None:
+        child = await cat()
+        child.stdout._waiter = waiter = asyncio.get_running_loop().create_future()
+        waiter.set_result(None)
+        child.stdin.write(b"kept")
+        async with asyncio.timeout(LIMIT):
+            while not handled:
+                await asyncio.sleep(0.001)
+        assert type(handled[0]["exception"]) is asyncio.InvalidStateError
+        called = "Exception in callback SubprocessStreamProtocol.pipe_data_received("
+        assert handled[0]["message"].startswith(called)
+        assert child.stdout._waiter is None
+        assert await child.stdout.readexactly(4) == b"kept"
+        await end(child)
+
+    run(main())
+
+
 def test_no_reader_any_more(run: Run, frames: Counter[str]) -> None:
     async def main() -> None:
         child = await cat()
