@@ -193,7 +193,7 @@ debug: $(INSTALLED)
 
 # What other systems get: select, a pipe in place of an eventfd, no accept4() (core/portable.h).
 portable: $(INSTALLED)
-	$(call suite,portable,-O1 -g -UNDEBUG -DHL_PORTABLE,HOTLOOP_BACKEND=select)
+	$(call suite,portable,-O1 -g -UNDEBUG -DHL_PORTABLE,)
 
 # A build of its own, in which any call can be told to fail: see tests/faults/sweep.py.
 FAULTS ?= each

@@ -53,9 +53,21 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hotloop: {hotloop.__file__}, backends: {', '.join(chosen_backends(config))}"
 
 
+def is_here(backend: str) -> bool:
+    """Does this system, and this build, have it? (`make portable` builds without epoll.)"""
+    try:
+        hotloop.new_event_loop(backend).close()
+    except ValueError:
+        return False
+    return True
+
+
+BACKENDS_HERE = tuple(filter(is_here, BACKENDS))
+
+
 def chosen_backends(config: pytest.Config) -> list[str]:
     asked = config.getoption("--backend") or os.environ.get("HOTLOOP_BACKEND", "").split()
-    return [name for name in BACKENDS if name in asked] if asked else list(BACKENDS)
+    return [name for name in BACKENDS_HERE if name in asked or not asked]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -72,6 +84,12 @@ def pytest_collection_finish() -> None:
     # What collection left lives on anyhow; without it each gc.collect() below costs a tenth.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def backends_here() -> tuple[str, ...]:
+    """Their names, the preferred one first."""
+    return BACKENDS_HERE
 
 
 @pytest.fixture

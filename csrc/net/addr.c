@@ -28,7 +28,7 @@ unix_to_py(const struct sockaddr_un *un, socklen_t len)
 {
     size_t off = offsetof(struct sockaddr_un, sun_path);
     size_t n = len > off ? len - off : 0;
-#ifdef HL_LINUX
+#ifdef __linux__
     if (n > 0 && un->sun_path[0] == 0) {
         return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)n);
     }

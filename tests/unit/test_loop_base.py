@@ -202,14 +202,13 @@ def test_unclosed_loop_warns_and_closes(backend: str) -> None:
     assert gone() is None
 
 
-def test_loop_that_could_not_be_made_does_not_warn() -> None:
+def test_loop_that_could_not_be_made_does_not_warn(backends_here: tuple[str, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="abacus") as caught:
             hotloop.new_event_loop("abacus")
         gc.collect()
-    assert "epoll" in str(caught.value)
-    assert "select" in str(caught.value)
+    assert all(name in str(caught.value) for name in backends_here)
 
 
 # ---- exception handlers ----
