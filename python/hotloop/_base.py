@@ -75,7 +75,11 @@ def _settle(future: asyncio.Future[Any], done: concurrent.futures.Future[Any]) -
         future.set_exception(futures._convert_future_exc(done._exception))  # type: ignore[attr-defined]
 
 
-def _chain(source: concurrent.futures.Future[Any], destination: asyncio.Future[Any]) -> None:
+# The name that a report of it has with asyncio.
+_settle.__qualname__ = "_chain_future.<locals>._set_state"
+
+
+def _chain_future(source: concurrent.futures.Future[Any], destination: asyncio.Future[Any]) -> None:
     """What asyncio.futures.wrap_future() does, for a source of exactly this type.
 
     asyncio's asks, with a lock each time, whether the source is done, whether it was cancelled,
@@ -334,7 +338,7 @@ class LoopBase(
         submitted = executor.submit(func, *args)
         future: asyncio.Future[T]
         if type(submitted) is concurrent.futures.Future:
-            _chain(submitted, future := self.create_future())
+            _chain_future(submitted, future := self.create_future())
         else:
             future = futures.wrap_future(submitted, loop=self)
         return future
@@ -416,7 +420,8 @@ class LoopBase(
                 return found
         resolve = self._getaddrinfo_debug if self.get_debug() else socket.getaddrinfo
         if (
-            not flags & ~_LOCAL_FLAGS
+            isinstance(flags, int)
+            and not flags & ~_LOCAL_FLAGS
             and _is_numeric_port(port)
             and (literal := _literal_family(host)) is not None
             and family in (0, literal)

@@ -8,6 +8,7 @@ import contextvars
 import gc
 import importlib
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -566,6 +567,34 @@ def test_a_job_that_ends_after_the_loop_is_closed(anyloop: Loop, caplog: Any) ->
     assert not caplog.records
 
 
+def test_a_job_has_the_same_names_in_texts(anyloop: Loop) -> None:
+    """In the future's repr, and in the report about a result that nobody waits for any more."""
+    made: list[Future[Any]] = []
+
+    class Later(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            made.append(Future())
+            return made[-1]
+
+    def texts(loop: Loop) -> list[str]:
+        found = []
+        loop.set_exception_handler(lambda loop, context: found.append(context["message"]))
+        future = loop.run_in_executor(Later(), print)
+        found.append(repr(future))
+        future.set_result(1)
+        loop.run_until_complete(nothing())
+        made.pop().set_result(2)
+        loop.run_until_complete(nothing())
+        loop.set_exception_handler(None)
+        return [re.sub(r" at [^ ]+:\d+| at 0x\w+", "", text) for text in found]
+
+    stock = asyncio.new_event_loop()
+    expected = texts(stock)
+    stock.close()
+    assert texts(anyloop) == expected
+    assert len(expected) == 2
+
+
 # ---- asynchronous generators ----
 
 
@@ -652,7 +681,7 @@ PORTS: list[Any] = [
     80, "80", b"80", None, "http", b"http", "", b"", 0, -1, 65535, 65536, 70000, 2**40, "070",
     "80 ", "+80", "\u0668\u0660", True, 1.5, "nosuchservice",
 ]  # fmt: skip
-KEYWORDS: list[dict[str, int]] = [
+KEYWORDS: list[dict[str, Any]] = [
     {},
     {"type": socket.SOCK_STREAM},
     {"type": socket.SOCK_DGRAM, "proto": socket.IPPROTO_UDP},
@@ -669,6 +698,8 @@ KEYWORDS: list[dict[str, int]] = [
     {"flags": socket.AI_ADDRCONFIG},
     {"flags": socket.AI_V4MAPPED, "family": socket.AF_INET6},
     {"flags": 1 << 20},
+    {"flags": None},
+    {"type": socket.SOCK_STREAM, "flags": 0.0},
 ]
 
 
