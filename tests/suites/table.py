@@ -103,7 +103,7 @@ SUITES = (
             "trustme==1.2.1",
             "brotli==1.2.1",
         ),
-        keep=("tests", "pytest.ini", "examples"),
+        keep=("tests", "pytest.ini", "README.rst"),
         arguments=(
             *OVERRIDE,
             "-m",
