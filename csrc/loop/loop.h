@@ -43,6 +43,8 @@ typedef struct {
     uint64_t turns;
     uint64_t last_poll;     /* hl_clock_ticks() when the poller was asked last */
     unsigned unpolled;      /* turns since then */
+    uint8_t looks_off;      /* polls that may wait right away, see run.c */
+    uint8_t misses;         /* how many there were the last time */
     unsigned char *scratch; /* HL_SCRATCH_SIZE bytes, see hl_loop_scratch() */
     hl_fired stale;    /* the last event that had no owner; events 0: there was none */
     hl_spare spare[2]; /* below HL_LARGE_READ, and from there on */

@@ -14,6 +14,9 @@
 #define UNPOLLED_TURNS 64
 #define UNPOLLED_TICKS 50000 /* no more than as many nanoseconds */
 
+/* Polls that wait right away, at most, before it is tried again without. */
+#define LONGEST_OFF 63
+
 /* asyncio waits no longer than a day at a time, so that no clock can overflow. */
 #define LONGEST_WAIT_S 86400.0
 /* asyncio runs timers that are due within the clock's resolution. */
@@ -65,6 +68,26 @@ take_wakeup(LoopObject *self, hl_fired *fired, int n)
     return kept;
 }
 
+/* Where no other thread could run meanwhile, letting go of the GIL and taking it back
+ * is for nothing if the kernel has events already: then a look that does not wait comes
+ * first.  Each that finds nothing puts the next one off for longer, so that a loop that
+ * sleeps most of the time seldom asks twice. */
+static int
+look_first(LoopObject *self, hl_fired *fired)
+{
+    if (self->looks_off > 0) {
+        self->looks_off--;
+        return 0;
+    }
+    if (!hl_only_thread()) {
+        return 0;
+    }
+    int n = self->poll->ops->wait(self->poll, fired, FIRED_CAP, 0);
+    unsigned off = n != 0 ? 0 : 2u * self->misses + 1;
+    self->misses = self->looks_off = (uint8_t)(off < LONGEST_OFF ? off : LONGEST_OFF);
+    return n;
+}
+
 /* Everything that another thread may want of us while we sleep goes through the wakeup
  * descriptor: it pushes under the GIL, sees `sleeping`, and writes.  What was pushed
  * before that flag was set is in the ring, which the caller has looked at. */
@@ -72,8 +95,11 @@ static int
 wait_blocking(LoopObject *self, hl_fired *fired, int64_t timeout)
 {
     hl_poll *poll = self->poll;
-    int n;
     hl_handle_settle(self->sched.st);
+    int n = look_first(self, fired);
+    if (n != 0) {
+        return n;
+    }
     /* Published under the GIL, which call_soon_threadsafe() holds as well, or under the
      * inbox's lock. */
     if (HL_UNLIKELY(!hl_sched_sleep(&self->sched))) {

@@ -453,6 +453,18 @@ hl_bytes_reshape(PyObject *op, Py_ssize_t n)
     _Py_COMP_DIAG_POP
 }
 
+/* Nobody in this interpreter could run Python code if this thread let go of the GIL. */
+static inline bool
+hl_only_thread(void)
+{
+#ifdef Py_GIL_DISABLED
+    return false;
+#else
+    PyThreadState *newest = PyInterpreterState_ThreadHead(PyThreadState_Get()->interp);
+    return PyThreadState_Next(newest) == NULL;
+#endif
+}
+
 /* Nobody but the caller refers to op.  Without a GIL another thread may be about to. */
 static inline bool
 hl_only_ours(PyObject *op)
