@@ -375,6 +375,9 @@ settle(hl_state *st, hl_base_future *f, int state, PyObject *result, PyObject *e
         f->result = result;
         f->exception = exc;
         f->exception_tb = tb;
+#if HL_FREE_THREADED
+        f->log_tb = exc != NULL; /* whoever sees the state may retrieve it at once */
+#endif
         HL_RELEASE(f->state, state);
     }
     HL_UNLOCK();
@@ -458,7 +461,9 @@ guard_stop_iteration(PyObject *value)
 }
 
 /* The traceback is kept apart, as in asyncio, and put back when the exception is
- * raised. log_tb is set last: what nobody retrieves is reported from the finaliser. */
+ * raised. log_tb is set last: what nobody retrieves is reported from the finaliser.
+ * (Without a GIL settle() does it: another thread may retrieve it before we get here.)
+ */
 int
 hl_future_fail(hl_state *st, PyObject *op, PyObject *exc)
 {
@@ -468,11 +473,16 @@ hl_future_fail(hl_state *st, PyObject *op, PyObject *exc)
         return -1;
     }
     PyObject *tb = PyException_GetTraceback(value);
-    if (settle(st, f, HL_FINISHED, NULL, value, tb) < 0 ||
-        hl_future_schedule(st, op) < 0) {
+    if (settle(st, f, HL_FINISHED, NULL, value, tb) < 0) {
         return -1;
     }
+    if (hl_future_schedule(st, op) < 0) {
+        hl_future_retrieved(f);
+        return -1;
+    }
+#if !HL_FREE_THREADED
     f->log_tb = 1;
+#endif
     return 0;
 }
 
@@ -564,13 +574,13 @@ hl_future_outcome(hl_state *st, PyObject *op, PyObject **out)
         }
         return -1;
     }
-    f->log_tb = 0;
     if (HL_LIKELY(f->exception == NULL)) {
         *out = Py_NewRef(f->result);
         return 0;
     }
     PyObject *tb;
     HL_LOCK(op);
+    f->log_tb = 0;
     tb = f->exception_tb;
     f->exception_tb = NULL;
     HL_UNLOCK();
@@ -803,7 +813,6 @@ Future_result(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     hl_base_future *f = AS_FUTURE(op);
     if (HL_LIKELY(HL_ACQUIRE(f->state) == HL_FINISHED && f->exception == NULL)) {
-        f->log_tb = 0;
         return Py_NewRef(f->result);
     }
     hl_state *st = hl_future_state(op);
@@ -830,15 +839,16 @@ Future_exception(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(st->i_InvalidStateError, "Future object is not initialized.");
         return NULL;
     }
-    if (f->state == HL_CANCELLED) {
+    int state = HL_ACQUIRE(f->state);
+    if (state == HL_CANCELLED) {
         hl_future_set_cancelled_error(st, op);
         return NULL;
     }
-    if (f->state != HL_FINISHED) {
+    if (state != HL_FINISHED) {
         PyErr_SetString(st->i_InvalidStateError, "Exception is not set.");
         return NULL;
     }
-    f->log_tb = 0;
+    hl_future_retrieved(f);
     return Py_NewRef(f->exception == NULL ? Py_None : f->exception);
 }
 
@@ -984,7 +994,7 @@ set_log_traceback(PyObject *op, PyObject *value, void *closure)
         }
         return -1;
     }
-    AS_FUTURE(op)->log_tb = 0;
+    hl_future_retrieved(AS_FUTURE(op));
     return 0;
 }
 

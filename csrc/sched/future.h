@@ -32,6 +32,16 @@ hl_future_state(PyObject *op)
     return HL_LIKELY(s != NULL) ? s->st : hl_state_by_type(Py_TYPE(op));
 }
 
+/* Somebody has looked at the exception: the finaliser need not tell of it.  From any
+ * thread, so under the lock: the bit shares its word with others. */
+static inline void
+hl_future_retrieved(hl_base_future *f)
+{
+    HL_LOCK(f);
+    f->log_tb = 0;
+    HL_UNLOCK();
+}
+
 static inline bool
 hl_future_exact(hl_state *st, PyObject *op)
 {

@@ -449,7 +449,6 @@ wake_exception(hl_state *st, TaskObject *t, PyObject *fut)
     if (HL_LIKELY(hl_future_exact(st, fut))) {
         if (HL_LIKELY(AS_FUTURE(fut)->state == HL_FINISHED &&
                       AS_FUTURE(fut)->exception == NULL)) {
-            AS_FUTURE(fut)->log_tb = 0;
             return NULL;
         }
         PyObject *out;
