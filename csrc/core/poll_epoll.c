@@ -65,6 +65,14 @@ control(epoll_poll *p, int op, int fd, struct epoll_event *ev)
     return hl_sys_epoll_ctl(p->epfd, op, fd, ev) < 0 ? -errno : 0;
 }
 
+/* One side of two is given up: fails for a descriptor that is closed only, of which
+ * nobody need be told. */
+static inline int
+lessen(epoll_poll *p, int fd, struct epoll_event *ev)
+{
+    return hl_sys_epoll_ctl(p->epfd, EPOLL_CTL_MOD, fd, ev) < 0 ? -errno : 0;
+}
+
 /* Fails for a descriptor that is closed already: then it is out of the set as well, or,
  * where a duplicate keeps its file open, the loop gets another set. */
 static inline void
@@ -91,7 +99,9 @@ epoll_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
         }
         return 0;
     }
-    int rc = control(p, old ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &ev);
+    bool gives_up = want != old && (want & ~old) == 0;
+    int rc = gives_up ? lessen(p, fd, &ev)
+                      : control(p, old ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &ev);
     if (rc == -ENOENT) {
         rc = control(p, EPOLL_CTL_ADD, fd, &ev);
         return rc < 0 ? rc : 1; /* another file under the number */

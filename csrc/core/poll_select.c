@@ -56,18 +56,31 @@ is_same(const select_poll *p, int fd)
 }
 
 /* Takes the file of this number for the one that is watched: 1 if it is another than
- * before, 0, or -EBADF. */
+ * before, or 0. */
+static int
+note(select_poll *p, int fd, const struct stat *st)
+{
+    int other = st->st_dev != p->file[fd].dev || st->st_ino != p->file[fd].ino;
+    p->file[fd].dev = st->st_dev;
+    p->file[fd].ino = st->st_ino;
+    return other;
+}
+
+/* The same, or -EBADF. */
 static int
 remember(select_poll *p, int fd)
 {
     struct stat st;
-    if (hl_sys_fstat(fd, &st) < 0) {
-        return -EBADF;
-    }
-    int other = st.st_dev != p->file[fd].dev || st.st_ino != p->file[fd].ino;
-    p->file[fd].dev = st.st_dev;
-    p->file[fd].ino = st.st_ino;
-    return other;
+    return hl_sys_fstat(fd, &st) < 0 ? -EBADF : note(p, fd, &st);
+}
+
+/* Nobody but us would tell that a descriptor is closed.  Giving up one side of it is no
+ * error: wait() drops what it finds closed. */
+static int
+remember_rest(select_poll *p, int fd)
+{
+    struct stat st;
+    return hl_sys_fstat(fd, &st) < 0 ? 0 : note(p, fd, &st);
 }
 
 static inline bool
@@ -105,11 +118,9 @@ select_change(hl_poll *base, int fd, uint32_t gen, uint32_t old, uint32_t want)
     if (fd < 0 || fd >= FD_SETSIZE) {
         return want == 0 ? 0 : fd < 0 ? -EBADF : -EINVAL;
     }
-    /* Nobody but us would tell that a descriptor is closed.  Giving up a side of one is
-     * no error: wait() drops what it finds closed. */
     bool gives_up = want != old && (want & ~old) == 0;
-    int other = want == 0 ? 0 : remember(p, fd);
-    if (other < 0 && !gives_up) {
+    int other = want == 0 ? 0 : gives_up ? remember_rest(p, fd) : remember(p, fd);
+    if (other < 0) {
         return other;
     }
     if (want == 0) { /* forgotten: whatever is there next time is another file */

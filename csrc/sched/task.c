@@ -356,7 +356,7 @@ Task_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
     if (t->state != HL_PENDING) {
         Py_RETURN_FALSE;
     }
-    t->num_cancels_requested++;
+    HL_STORE(t->num_cancels_requested, t->num_cancels_requested + 1);
     PyObject *waiter;
     HL_LOCK(op);
     waiter = Py_XNewRef(t->fut_waiter);
@@ -392,7 +392,7 @@ Task_refuse_exception(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(value))
 static PyObject *
 Task_cancelling(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromLong(AS_TASK(op)->num_cancels_requested);
+    return PyLong_FromLong(HL_LOAD(AS_TASK(op)->num_cancels_requested));
 }
 
 /* From 3.13 on the last uncancel() also takes back a cancellation that has not been
@@ -402,7 +402,7 @@ Task_uncancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     TaskObject *t = AS_TASK(op);
     if (t->num_cancels_requested > 0) {
-        t->num_cancels_requested--;
+        HL_STORE(t->num_cancels_requested, t->num_cancels_requested - 1);
         if (HL_UNCANCEL_CLEARS_MUST_CANCEL && t->num_cancels_requested == 0) {
             t->must_cancel = 0;
         }

@@ -142,7 +142,10 @@ class World:
             finally:
                 writer.close()
                 try:
-                    await writer.wait_closed()
+                    # Of a start_tls() that was given up the protocol never hears the end, as with
+                    # asyncio.
+                    async with asyncio.timeout(20 * GRACE):
+                        await writer.wait_closed()
                 except OSError as exc:
                     self.hear(exc)
 
