@@ -72,7 +72,7 @@ SITE := $(VENV)/.site
 # Not all that the tests use has a build for free-threaded Pythons; they skip what is missing.
 WITH_TESTS := '.[test]'
 ifneq ($(filter %t,$(lastword $(subst -, ,$(patsubst %$(PLACE),%,$(VENV))))),)
-WITH_TESTS := . pytest 'hypothesis>=6.100,<6.120'
+WITH_TESTS := . pytest 'hypothesis>=6.100,<6.120' 'aiohttp>=3.10'
 endif
 
 SOURCES := setup.py pyproject.toml $(shell find csrc python -name '*.[ch]' -o -name '*.py' -o -name '*.pyi')

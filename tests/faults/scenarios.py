@@ -1010,7 +1010,12 @@ async def pipe_streams(world: World) -> None:
     file = world.keep(open(read, "rb", 0))  # noqa: SIM115 (closed by the world)
     other = world.keep(open(write, "wb", 0))  # noqa: SIM115 (closed by the world)
     reader = asyncio.StreamReader()
-    await world.loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    # One that cannot be watched is reported, and stays open until its owner closes it, as with
+    # asyncio.
+    transport, _ = await world.loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), file
+    )
+    world.keep(transport)
     other.write(b"hello\n")
     assert await reader.readline() in (b"hello\n", b"")
     other.close()

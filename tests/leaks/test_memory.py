@@ -86,11 +86,14 @@ async def timers(loop: Loop) -> None:
     await asyncio.sleep(0)
 
 
-async def iterated(loop: Loop) -> None:
-    class Awaitable:
-        def __await__(self) -> Any:
-            return iter([None, None])
+class Awaitable:
+    # Not in the function: without a GIL CPython 3.13 keeps every class for ever, once there has
+    # been a second thread.
+    def __await__(self) -> Any:
+        return iter([None, None])
 
+
+async def iterated(loop: Loop) -> None:
     await Awaitable()
     for _ in range(5):
         future = loop.create_future()

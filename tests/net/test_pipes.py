@@ -635,6 +635,22 @@ def test_a_device_that_cannot_be_polled(run: Run, handled: Handled) -> None:
     assert [type(context["exception"]) for context in handled] in ([PermissionError], [])
 
 
+def test_what_cannot_be_polled_is_closed_by_its_owner(
+    run: Run, anyloop: Any, handled: Handled
+) -> None:
+    """It is reported; the transport is made all the same, and one that is forgotten is said so."""
+
+    async def main() -> None:
+        await reader(open("/dev/null", "rb", 0))  # noqa: SIM115
+
+    run(main())
+    anyloop.close()
+    assert [type(context["exception"]) for context in handled] in ([PermissionError], [])
+    handled.clear()  # what was running is in its traceback
+    with pytest.warns(ResourceWarning, match=r"^unclosed transport <.*PipeTransport .*fd="):
+        gc.collect()
+
+
 def test_named_fifo(run: Run, tmp_path: Any) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
