@@ -181,6 +181,14 @@ class Place:
             "SUITE_ONLY": json.dumps(only),
         }
 
+    def configuration(self) -> list[str]:
+        """Tests that are run where they are installed get none: pytest would find hotloop's."""
+        if self.suite.keep:
+            return []
+        empty = BUILD / "empty.ini"
+        empty.write_text("[pytest]\n")
+        return ["-c", str(empty), "--rootdir", str(self.folder)]
+
     def once(self, arm: str, label: str, only: list[str], without: list[str]) -> Run:
         """One process; what it does not get to is not in the result."""
         stem = f"{self.suite.name}-{VERSION}-{label}"
@@ -192,7 +200,8 @@ class Place:
         paths = sorted({test.partition("::")[0] for test in only}) or self.suite.paths
         command = [
             str(self.python), "-m", "pytest", "-q", "-p", "hotloop_suite",
-            "-p", "no:cacheprovider", "--continue-on-collection-errors", *arguments, *paths,
+            "-p", "no:cacheprovider", "--continue-on-collection-errors",
+            *self.configuration(), *arguments, *paths,
         ]  # fmt: skip
         run = Run()
         with log.open("w") as out:

@@ -111,7 +111,9 @@ SUITES = (
             "--ignore-glob=tests/test_benchmarks_*",
             "--ignore=tests/autobahn",
         ),
-        minutes=25,
+        minutes=45,
+        note="As root, three tests of files without read permission fail on both. The one that "
+        "fails here: a timer set by `call_at()` for an int has a float as its `when()`.",
     ),
     Suite(
         "tornado",
