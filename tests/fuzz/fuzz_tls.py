@@ -107,6 +107,7 @@ class Play:
         self.sent = bytearray()  # by the peer's application
         self.ready = False
         self.open = True
+        self.ended = False  # by close() or abort() of the victim's transport
         self.victim = Victim()
         if self.server_side:
             making: Any = self.loop.connect_accepted_socket(
@@ -220,8 +221,8 @@ class Play:
 
     def op_victim(self, n: int) -> None:
         transport = self.victim.transport
-        if transport is None or "lost" in self.victim.events:
-            return
+        if transport is None or "lost" in self.victim.events or transport._ssl_protocol is None:
+            return  # a close() just before connection_lost() parts them as well
         what = ("write", "write", "pause", "resume", "close", "abort", "limits")[n % 7]
         if what == "write":
             transport.write(bytes(n * n))
@@ -231,8 +232,11 @@ class Play:
             transport.resume_reading()
         elif what == "limits":
             transport.set_write_buffer_limits(n * 10, n)
-        else:
+        elif what != "close" or not self.ended:
+            # With asyncio as with us a second close() parts the transport from its protocol: what
+            # else is called then raises AttributeError, and abort() does nothing any more.
             getattr(transport, what)()
+            self.ended = self.ended or what in ("close", "abort")
         self.turns(n % 2)
 
     OPS = (
