@@ -218,7 +218,7 @@ ft-bench:
 	@python=$$(tools/free-threaded.sh) && $(MAKE) build PY=$$python && \
 	    .venv-3.13t$(PLACE)/bin/python benchmarks/threads.py
 
-# The plain free-threaded Python builds and installs: pip takes a quarter of an hour under
+# The plain free-threaded Python builds and installs: pip takes many minutes under
 # ThreadSanitizer.  The other one has the same ABI, and runs the tests with what is installed there.
 tsan:
 	@plain=$$(tools/free-threaded.sh) && \
