@@ -443,13 +443,14 @@ done:
 
 /* A token refers to its context, as do the thread while it is in it, a task, and
  * whoever asked for it: with one reference left it cannot be told from a new one.  What
- * a program gave as a context can be anything that has run(). */
+ * a program gave as a context can be anything that has run().  One that maps nothing,
+ * not even the empty mapping, has been emptied by the collector, before its owner. */
 static inline bool
 only_ours(PyObject *ctx)
 {
     hl_base_context *c = (hl_base_context *)ctx;
     return Py_REFCNT(ctx) == 1 && PyContext_CheckExact(ctx) && !c->entered &&
-           c->weakreflist == NULL;
+           c->weakreflist == NULL && c->vars != NULL;
 }
 
 /* Runs no foreign code: what the new one maps is not dropped but replaced, and that is

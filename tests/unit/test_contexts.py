@@ -305,6 +305,33 @@ def test_a_context_of_the_programs_own_that_only_its_callback_has(anyloop, kind)
     assert [context[var] for context in kept] == ["test"] * 300
 
 
+@pytest.mark.parametrize("kind", ["task", "handle", "timer", "callback"])
+def test_a_context_that_the_collector_has_emptied(anyloop, kind):
+    """What goes on is not given the mapping that it lacks; its owner goes after it."""
+
+    async def nothing():
+        pass
+
+    for _ in range(20):
+        context, cycle = contextvars.copy_context(), []
+        cycle.append(cycle)  # the collector empties the context, then this, which frees the owner
+        if kind == "task":
+            cycle.append(anyloop.create_task(nothing(), context=context))
+        elif kind == "handle":
+            cycle.append(anyloop.call_soon(int, context=context))
+        elif kind == "timer":
+            cycle.append(anyloop.call_later(1000, int, context=context))
+            cycle[1].cancel()
+        else:
+            cycle.append(anyloop.create_future())
+            cycle[1].add_done_callback(int, context=context)
+        turn(anyloop, 2)
+        del context, cycle
+        gc.collect()
+    kept = [anyloop.call_soon(int).get_context() for _ in range(300)]
+    assert [context[var] for context in kept] == ["test"] * 300
+
+
 def test_a_context_that_there_was_no_memory_for(loop):
     """It can be asked for again, and the callback runs in it."""
     _testcapi = pytest.importorskip("_testcapi", reason="an interpreter without its test module")
