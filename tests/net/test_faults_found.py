@@ -233,7 +233,8 @@ async def main():
     a.close()
     b.close()
 
-asyncio.Runner(loop_factory=hotloop.new_event_loop).run(main())
+with asyncio.Runner(loop_factory=hotloop.new_event_loop) as runner:
+    runner.run(main())
 """
 
 
