@@ -333,7 +333,11 @@ Loop_call_at(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     if (when == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    return at(self, when, args + 1, nargs - 1, ctx);
+    PyObject *timer = at(self, when, args + 1, nargs - 1, ctx);
+    if (timer != NULL && HL_UNLIKELY(!PyFloat_CheckExact(args[0]))) {
+        hl_timer_given(timer, args[0]);
+    }
+    return timer;
 }
 
 /* self.call_at(self.time() + delay, ...) by name, for loops that override call_at(). */

@@ -296,6 +296,13 @@ fail:
     return NULL;
 }
 
+/* What when() says is the object that the program gave, as with asyncio. */
+void
+hl_timer_given(PyObject *op, PyObject *when)
+{
+    Py_XSETREF(AS_HANDLE(op)->when_slot, Py_NewRef(when));
+}
+
 /* ---- running ---- */
 
 /* What `_args` shows and what the exception handler gets: made on demand, since nobody

@@ -173,6 +173,8 @@ int hl_handle_visit(PyObject *op, visitproc visit, void *arg);
 /* A new TimerHandle that is in the heap; `when` on the loop's clock. */
 PyObject *hl_timer_new(hl_sched *s, PyObject *loop, double when, PyObject *callback,
                        PyObject *const *args, Py_ssize_t nargs, PyObject *ctx);
+/* For a deadline that was given as something else than a float. */
+void hl_timer_given(PyObject *timer, PyObject *when);
 /* Runs the callback, and reports what it raises; -1 only for what must propagate. */
 int hl_handle_run(hl_state *st, PyObject *handle);
 /* The same for a handle that has left its queue, and whose reference the caller owns.

@@ -561,3 +561,15 @@ def test_a_handle_that_has_run_is_gone_before_what_its_callback_set(anyloop):
     turn(anyloop)
     turn(anyloop)
     assert seen == [None]
+
+
+def test_when_is_what_was_given(anyloop):
+    """An int stays one, so that `handle.when() % 1` and a comparison of types do as on asyncio."""
+    timer = anyloop.call_at(10**9, int)
+    assert type(timer.when()) is int
+    timer.cancel()
+    assert timer.when() == 10**9
+    again = anyloop.call_at(anyloop.time() + 1e6, int)
+    assert type(again.when()) is float
+    assert sorted([again, timer]) == sorted([timer, again])
+    again.cancel()
