@@ -112,8 +112,7 @@ SUITES = (
             "--ignore=tests/autobahn",
         ),
         minutes=45,
-        note="As root, three tests of files without read permission fail on both. The one that "
-        "fails here: a timer set by `call_at()` for an int has a float as its `when()`.",
+        note="As root, three tests of files without read permission fail on both.",
     ),
     Suite(
         "tornado",
