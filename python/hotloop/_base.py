@@ -87,6 +87,7 @@ def _chain_future(source: concurrent.futures.Future[Any], destination: asyncio.F
     """
     if not futures.isfuture(destination):  # of a create_future() of the program's
         raise TypeError("A future is required for destination argument")
+    # private, so typeshed does not know it
     loop: Any = futures._get_loop(destination)  # type: ignore[attr-defined]
 
     def _call_check_cancel(destination: asyncio.Future[Any]) -> None:

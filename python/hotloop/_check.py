@@ -26,7 +26,7 @@ _why = reason()
 if _why is not None:
     raise ImportError(_why, name="hotloop")
 try:
-    import hotloop._core  # noqa: F401
+    import hotloop._core  # noqa: F401 - only to see whether it is there
 except ModuleNotFoundError as exc:
     if exc.name != "hotloop._core":
         raise

@@ -646,7 +646,7 @@ def test_what_cannot_be_polled_is_closed_by_its_owner(
             transport.close()
             await proto.until("lost")
 
-    pipe = open("/dev/null", "rb", 0)  # noqa: SIM115
+    pipe = open("/dev/null", "rb", 0)  # noqa: SIM115 - the transport closes it
     run(main())
     anyloop.close()
     if not handled:

@@ -32,6 +32,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "_call": (Transport, Transport._call),
     "pipe_data_received": (SubprocessStreamProtocol, SubprocessStreamProtocol.pipe_data_received),
     "feed_data": (StreamReader, StreamReader.feed_data),
+    # private, so typeshed does not know it
     "_wakeup_waiter": (StreamReader, StreamReader._wakeup_waiter),  # type: ignore[attr-defined]
 }
 ALL_THE_WAY = dict.fromkeys(FUNCTIONS, 1)
@@ -328,6 +329,7 @@ def test_pauses_above_twice_the_limit(run: Run) -> None:
         )
         assert child.stdout
         async with asyncio.timeout(LIMIT):
+            # both private, so typeshed does not know them
             while not child.stdout._paused:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
             assert not child._transport.get_pipe_transport(1).is_reading()  # type: ignore[attr-defined]

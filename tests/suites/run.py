@@ -38,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
+# After the path is set, by which they are found.
 import servers  # noqa: E402
 from table import SUITES, Suite  # noqa: E402
 
