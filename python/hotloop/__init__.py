@@ -53,7 +53,7 @@ def new_event_loop(backend: str | None = None) -> EventLoop:
 
 
 # Not run[T](): an older Python has to get as far as saying that it is too old.
-def run(  # noqa: UP047
+def run(  # noqa: UP047 - older ones cannot read that
     main: Coroutine[Any, Any, _T], *, debug: bool | None = None, backend: str | None = None
 ) -> _T:
     """asyncio.run() on a hotloop loop: same meaning, same errors."""

@@ -71,8 +71,8 @@ def _settle(future: asyncio.Future[Any], done: concurrent.futures.Future[Any]) -
     elif done._exception is None:
         future.set_result(done._result)
     else:
-        # typeshed does not know the private function
-        future.set_exception(futures._convert_future_exc(done._exception))  # type: ignore[attr-defined]
+        convert: Any = futures._convert_future_exc  # type: ignore[attr-defined]  # not in typeshed
+        future.set_exception(convert(done._exception))
 
 
 # The name that a report of it has with asyncio.
@@ -87,8 +87,7 @@ def _chain_future(source: concurrent.futures.Future[Any], destination: asyncio.F
     """
     if not futures.isfuture(destination):  # of a create_future() of the program's
         raise TypeError("A future is required for destination argument")
-    # private, so typeshed does not know it
-    loop: Any = futures._get_loop(destination)  # type: ignore[attr-defined]
+    loop: Any = futures._get_loop(destination)  # type: ignore[attr-defined]  # not in typeshed
 
     def _call_check_cancel(destination: asyncio.Future[Any]) -> None:
         if destination.cancelled():

@@ -205,6 +205,15 @@ def test_streams_are_asyncios_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     run(main())
 
 
+def far_and_near() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a connection, the first one non-blocking."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    far.setblocking(False)
+    return far, near
+
+
 def test_callbacks_run_between_reads(run: Run) -> None:
     """What data_received() schedules runs before the next one, whatever waits to be read.
 
@@ -225,11 +234,8 @@ def test_callbacks_run_between_reads(run: Run) -> None:
     async def main() -> None:
         nonlocal loop
         loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            far = socket.create_connection(listener.getsockname())
-            near, _ = listener.accept()
+        far, near = far_and_near()
         with far:
-            far.setblocking(False)
             protocol = Noting()
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -256,11 +262,8 @@ def test_written_bytes_leave_with_the_callback(run: Run) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            far = socket.create_connection(listener.getsockname())
-            near, _ = listener.accept()
+        far, near = far_and_near()
         with far:
-            far.setblocking(False)
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
             await asyncio.sleep(0)
             looked = loop.create_future()
