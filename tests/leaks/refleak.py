@@ -12,6 +12,7 @@ because each round tears down all that pytest set up, or wider fixtures would pi
 from __future__ import annotations
 
 import array
+import asyncio
 import contextlib
 import gc
 import itertools
@@ -38,7 +39,11 @@ def fill_free_lists() -> None:
         kept: list[object] = []
         for _ in range(1100):
             kept += hotloop.Handle(print, (), loop), hotloop.TimerHandle(0.0, print, (), loop)
-            kept.append(hotloop.Future(loop=loop))
+            future = hotloop.Future(loop=loop)
+            future.add_done_callback(id)  # in a context of its own
+            future.cancel()
+            kept.append(future)
+        loop.run_until_complete(asyncio.sleep(0))
 
 
 class Counts:
