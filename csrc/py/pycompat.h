@@ -32,10 +32,6 @@
 /* 3.12 refuses StopIteration in set_exception(), later versions wrap it. */
 #define HL_STOP_ITERATION_REFUSED (PY_VERSION_HEX < 0x030D0000)
 
-/* A finished future's iterator says StopIteration(None) from 3.14 on, before that
- * StopIteration(). */
-#define HL_STOP_ITERATION_OF_NONE (PY_VERSION_HEX >= 0x030E0000)
-
 /* sendto() of no bytes: nothing up to 3.12, an empty datagram from then on; and bytes
  * that flow control counts for a datagram besides its own. */
 #define HL_SENDTO_SENDS_EMPTY (PY_VERSION_HEX >= 0x030D0000)

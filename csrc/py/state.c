@@ -74,15 +74,26 @@ find_current_tasks(hl_state *st)
     return 0;
 }
 
-/* asyncio.eager_task_factory, and whether loop.create_task() takes eager_start. */
 static int
-find_eager(hl_state *st)
+import_flag(const char *name, bool *flag)
+{
+    PyObject *value = import_attr("hotloop._layout", name);
+    *flag = value == Py_True;
+    Py_XDECREF(value);
+    return value == NULL ? -1 : 0;
+}
+
+/* asyncio.eager_task_factory, and what differs between versions without a number that
+ * says so. */
+static int
+find_habits(hl_state *st)
 {
     st->eager_factory = import_attr("asyncio.tasks", "eager_task_factory");
-    PyObject *flag = import_attr("hotloop._layout", "TAKES_EAGER_START");
-    st->takes_eager_start = flag == Py_True;
-    Py_XDECREF(flag);
-    return st->eager_factory == NULL || flag == NULL ? -1 : 0;
+    if (st->eager_factory == NULL ||
+        import_flag("TAKES_EAGER_START", &st->takes_eager_start) < 0) {
+        return -1;
+    }
+    return import_flag("STOPS_WITH_NONE", &st->stops_with_none);
 }
 
 /* The module's memory comes zeroed, and may be traversed at any time from now on: every
@@ -97,7 +108,7 @@ hl_state_init(PyObject *mod, hl_state *st)
         hl_list_init(&st->tasks[i].head);
     }
     if (make_names(st) < 0 || make_imports(st) < 0 || find_current_tasks(st) < 0 ||
-        find_eager(st) < 0) {
+        find_habits(st) < 0) {
         return -1;
     }
     st->kw_context = PyTuple_Pack(1, st->s_context);

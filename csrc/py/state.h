@@ -268,6 +268,7 @@ typedef struct hl_state {
     PyObject *eager_factory; /* asyncio.eager_task_factory; or NULL */
     PyObject *openssl;       /* a capsule, None, or NULL: net/tls_openssl.c */
     bool takes_eager_start;  /* does this version's loop.create_task()? */
+    bool stops_with_none;    /* do its futures' iterators: StopIteration(None)? */
     bool native;             /* our Future and Task fit this interpreter */
     /* Versions of StreamReader and its protocol for which streams_ok was found. */
     unsigned int reader_version, reader_protocol_version;

@@ -74,11 +74,11 @@ Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 }
 
 /* By an instance: a value that is a tuple, or an exception, must not be taken for
- * arguments.  None has none, as with asyncio's futures up to 3.13. */
+ * arguments.  None has none with some versions of asyncio's futures. */
 static void
-set_stop_iteration(PyObject *value)
+set_stop_iteration(const hl_state *st, PyObject *value)
 {
-    if (value == Py_None && !HL_STOP_ITERATION_OF_NONE) {
+    if (value == Py_None && !st->stops_with_none) {
         PyErr_SetNone(PyExc_StopIteration);
         return;
     }
@@ -99,7 +99,7 @@ Iter_next(PyObject *op)
     PyObject *out;
     if (Iter_send_slot(op, Py_None, &out) == PYGEN_RETURN) {
         if (out != Py_None || HL_UNLIKELY(hl_being_traced())) {
-            set_stop_iteration(out);
+            set_stop_iteration(AS_ITER(op)->st, out);
         }
         Py_CLEAR(out);
     }
@@ -112,7 +112,7 @@ Iter_send(PyObject *op, PyObject *Py_UNUSED(value))
 {
     PyObject *out = Iter_next(op); /* a future does not care what is sent to it */
     if (out == NULL && !PyErr_Occurred()) {
-        set_stop_iteration(Py_None);
+        set_stop_iteration(AS_ITER(op)->st, Py_None);
     }
     return out;
 }

@@ -20,41 +20,38 @@ enum { KIND_TIMER = 4, KIND_UNTIMER = 5 };
 /* Runs in the child, where there is no thread but this one: locks that others had, or
  * were about to be given, are nobody's. */
 static PyObject *
-count_fork(PyObject *capsule, PyObject *Py_UNUSED(ignored))
+count_fork(PyObject *ref, PyObject *Py_UNUSED(ignored))
 {
-    hl_state *st = PyCapsule_GetPointer(capsule, NULL);
-    for (int i = 0; i < HL_TASK_LISTS; i++) {
-        memset(&st->tasks[i].lock, 0, sizeof(st->tasks[i].lock));
+    PyObject *mod;
+    int alive = PyWeakref_GetRef(ref, &mod);
+    if (alive < 0) {
+        return NULL;
     }
-    HL_COUNT(st->forks); /* an inbox has its turn when it is used */
+    hl_state *st = alive ? PyModule_GetState(mod) : NULL;
+    if (st != NULL) {
+        for (int i = 0; i < HL_TASK_LISTS; i++) {
+            memset(&st->tasks[i].lock, 0, sizeof(st->tasks[i].lock));
+        }
+        HL_COUNT(st->forks); /* an inbox has its turn when it is used */
+    }
+    Py_XDECREF(mod);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef count_fork_def = {"_count_fork", count_fork, METH_NOARGS, NULL};
 
-static void
-drop_mod(PyObject *capsule)
-{
-    Py_DECREF((PyObject *)PyCapsule_GetContext(capsule));
-}
-
-/* The interpreter keeps such a callback, and with it the module, as long as it is. */
+/* The interpreter keeps such a callback as long as it is, so that must not keep us. */
 int
 hl_inbox_exec(hl_state *st)
 {
-    PyObject *capsule = PyCapsule_New(st, NULL, NULL);
-    if (capsule == NULL) {
-        return -1;
-    }
-    (void)PyCapsule_SetContext(capsule, Py_NewRef(st->mod));
-    (void)PyCapsule_SetDestructor(capsule, drop_mod);
-    PyObject *func = PyCFunction_New(&count_fork_def, capsule);
+    PyObject *ref = PyWeakref_NewRef(st->mod, NULL);
+    PyObject *func = ref == NULL ? NULL : PyCFunction_New(&count_fork_def, ref);
     PyObject *os = func == NULL ? NULL : PyImport_ImportModule("os");
     PyObject *reg = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
     PyObject *none = reg == NULL ? NULL : PyTuple_New(0);
     PyObject *kw = none == NULL ? NULL : Py_BuildValue("{sO}", "after_in_child", func);
     PyObject *res = kw == NULL ? NULL : PyObject_Call(reg, none, kw);
-    Py_DECREF(capsule);
+    Py_XDECREF(ref);
     Py_XDECREF(func);
     Py_XDECREF(os);
     Py_XDECREF(reg);

@@ -36,6 +36,22 @@ async def _coroutine() -> None:
     """Stand in a task's coroutine field."""
 
 
+def _stops_with_none() -> bool:
+    """Whether a finished future's iterator says StopIteration(None), not StopIteration()."""
+    loop: Any = _Loop()
+    done: Any = _asyncio.Future(loop=loop)
+    done.set_result(None)
+    try:
+        done.__await__().send(None)
+    except StopIteration as stop:
+        return stop.args == (None,)
+    return False
+
+
+# From 3.14 on it does, and in 3.13 from some bugfix on.
+STOPS_WITH_NONE = _stops_with_none()
+
+
 def probe() -> tuple[Any, ...]:
     """Return objects and what their fields must hold (the order is compat.c's)."""
     loop: Any = _Loop()

@@ -747,6 +747,15 @@ def test_getaddrinfo_gives_the_same_types(host: str, kind: int, make_loop: Any) 
     loop.run_until_complete(loop.shutdown_default_executor())
 
 
+def test_numeric_literals_are_resolved_without_an_executor(make_loop: Any) -> None:
+    loop = make_loop()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    expected = socket.getaddrinfo("127.0.0.1", 80)
+    assert loop.run_until_complete(loop.getaddrinfo("127.0.0.1", 80)) == expected
+    with pytest.raises(RuntimeError, match="Executor shutdown has been called"):
+        loop.run_until_complete(loop.getaddrinfo("localhost", 80))
+
+
 @pytest.mark.parametrize("where", ["socket", "_socket"])
 def test_a_replaced_getaddrinfo_is_asked(
     where: str, make_loop: Any, monkeypatch: pytest.MonkeyPatch
