@@ -17,10 +17,14 @@ hl_tls_waiting(TLSProtocol *t)
     return n < 0 ? -1 : n + t->backlog_bytes;
 }
 
-/* pause_writing() or resume_writing() of the application. */
+/* pause_writing() or resume_writing() of the application, which hears nothing more once
+ * it was told that its connection is lost. */
 static int
 tell_app(TLSProtocol *t, PyObject *name, const char *message)
 {
+    if (t->app == NULL) {
+        return 0;
+    }
     PyObject *res = hl_tls_upcall(t, name, NULL);
     if (res != NULL) {
         Py_DECREF(res);

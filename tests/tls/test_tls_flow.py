@@ -315,6 +315,27 @@ def test_odd_marks(run: Any, certs: Certs, limits: tuple[int, int]) -> None:
     run(main())
 
 
+def test_marks_raised_after_the_end(hotrun: Any, handled_hot: Any, certs: Certs) -> None:
+    """Nobody is left to be told to go on; asyncio reports that None has no resume_writing()."""
+
+    async def main() -> None:
+        ends = await pair(certs, Counting(), Counting())
+        t = ends.client.transport
+        t.set_write_buffer_limits(1, 0)
+        ends.server.transport.pause_reading()
+        await fill(t)
+        t.write(bytes(100_000))
+        assert ends.client.names() == ["made", "pause"]
+        t.abort()
+        await ends.client.until("lost")
+        t.set_write_buffer_limits(high=1 << 30, low=1 << 29)
+        assert ends.client.names() == ["made", "pause", "lost"]
+        await ends.close()
+
+    hotrun(main())
+    assert not handled_hot
+
+
 def test_marks_lowered_below_what_waits(run: Any, certs: Certs) -> None:
     """Setting the marks looks at the buffer at once."""
 
