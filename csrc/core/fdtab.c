@@ -146,14 +146,29 @@ hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old)
     }
 }
 
+/* Whether a poller has lost a number to another file, as ctl() tells it; it goes on not
+ * to watch that one. */
+static int
+has_lost(hl_poll *p, int fd, const hl_watch *w)
+{
+    int rc = p->ops->ctl(p, fd, w->gen, w->want, w->want);
+    if (rc > 0) {
+        (void)p->ops->ctl(p, fd, w->gen, w->want, 0);
+    }
+    return rc;
+}
+
 /* Generations stay as they are: the new poller has nothing in flight that could be
  * taken for something else. */
 int
-hl_fdtab_retell(const hl_fdtab *t, hl_poll *p)
+hl_fdtab_retell(const hl_fdtab *t, hl_poll *p, hl_poll *before)
 {
     for (int fd = 0; fd < t->cap; fd++) {
         const hl_watch *w = &t->v[fd];
-        int rc = w->want == 0 ? 0 : p->ops->ctl(p, fd, w->gen, 0, w->want);
+        int rc = w->want == 0 || before == NULL ? 0 : has_lost(before, fd, w);
+        if (w->want != 0 && rc == 0) {
+            rc = p->ops->ctl(p, fd, w->gen, 0, w->want);
+        }
         if (rc < 0 && rc != -EBADF) {
             return rc;
         }

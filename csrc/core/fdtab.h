@@ -64,8 +64,10 @@ int hl_fdtab_set(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry on,
 void hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old);
 
 /* Tells a poller that has just been opened of every watch.  0, or the first -errno,
- * then it is of no use; a descriptor that is closed by now is passed over. */
-int hl_fdtab_retell(const hl_fdtab *t, hl_poll *p);
+ * then it is of no use; a descriptor that is closed by now is passed over, and one that
+ * has another file by now than the one that `before`, the poller so far, watches. NULL:
+ * not to be asked, since after a fork it is the parent's too. */
+int hl_fdtab_retell(const hl_fdtab *t, hl_poll *p, hl_poll *before);
 
 #ifndef NDEBUG
 bool hl_fdtab_check(const hl_fdtab *t); /* the invariants hold; walks the whole table */

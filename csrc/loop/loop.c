@@ -183,7 +183,7 @@ reopen_poller(LoopObject *self)
     if (open_poller(self, self->backend->name) < 0) {
         goto fail_open;
     }
-    int rc = hl_fdtab_retell(&self->fds, self->poll);
+    int rc = hl_fdtab_retell(&self->fds, self->poll, NULL);
     if (rc < 0) {
         (void)hl_raise_int(rc);
         goto fail_retell;
@@ -211,7 +211,7 @@ hl_loop_renew_poller(LoopObject *self)
     }
     int rc = poll->ops->ctl(poll, self->wake.rfd, 0, 0, HL_READ);
     HL_LOCK(self);
-    if (rc >= 0 && (rc = hl_fdtab_retell(&self->fds, poll)) == 0) {
+    if (rc >= 0 && (rc = hl_fdtab_retell(&self->fds, poll, self->poll)) == 0) {
         hl_poll *old = self->poll;
         self->poll = poll;
         poll = old;

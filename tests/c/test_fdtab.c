@@ -390,13 +390,48 @@ test_retell(void)
         CHECK_EQ(hl_fdtab_set(&t, first, fd[0], HL_WRITE, entry(2), &old), 0);
         CHECK_EQ(hl_fdtab_set(&t, first, gone[0], HL_READ, entry(3), &old), 0);
         CHECK_EQ(close(gone[0]) | close(gone[1]), 0);
-        CHECK_EQ(hl_fdtab_retell(&t, second), 0);
+        CHECK_EQ(hl_fdtab_retell(&t, second, NULL), 0);
         if (ops == hl_poll_find("epoll")) { /* select would trip over the closed one */
             CHECK_EQ(write(fd[1], "x", 1), 1);
             check_ready(&t, second, fd[0], RW);
         }
         hl_fdtab_fini(&t);
         CHECK_EQ(close(fd[0]) | close(fd[1]), 0);
+        ops->close(first);
+        ops->close(second);
+    }
+}
+
+/* A second poller that is told in place of the first: what the first had lost to
+ * another file the second does not watch either. */
+static void
+test_retell_in_place(void)
+{
+    for (const hl_poll_ops *const *b = hl_poll_backends; *b != NULL; b++) {
+        const hl_poll_ops *ops = *b;
+        hl_fdtab t;
+        hl_entry old;
+        hl_poll *first, *second;
+        int kept[2], lost[2], other[2];
+        hl_fdtab_init(&t);
+        CHECK_EQ(ops->open(&first), 0);
+        CHECK_EQ(ops->open(&second), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, kept), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, lost), 0);
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, other), 0);
+        CHECK_EQ(hl_fdtab_set(&t, first, kept[0], HL_WRITE, entry(1), &old), 0);
+        CHECK_EQ(hl_fdtab_set(&t, first, lost[0], HL_WRITE, entry(2), &old), 0);
+        CHECK_EQ(dup2(other[0], lost[0]), lost[0]);
+        CHECK_EQ(hl_fdtab_retell(&t, second, first), 0);
+        for (int i = 0; i < 2; i++) { /* nor does the first, which may be kept */
+            hl_fired fired[4];
+            hl_poll *p = i ? first : second;
+            CHECK_EQ(ops->wait(p, fired, 4, 0), 1);
+            CHECK_EQ(fired[0].fd, kept[0]);
+        }
+        hl_fdtab_fini(&t);
+        CHECK_EQ(close(kept[0]) | close(kept[1]) | close(lost[0]) | close(lost[1]), 0);
+        CHECK_EQ(close(other[0]) | close(other[1]), 0);
         ops->close(first);
         ops->close(second);
     }
@@ -445,6 +480,7 @@ main(void)
     RUN(test_taken_over_and_half_given_up);
     RUN(test_taken_over_while_a_duplicate_lives);
     RUN(test_retell);
+    RUN(test_retell_in_place);
     RUN(test_stale_events);
     return 0;
 }

@@ -238,13 +238,14 @@ look(model *m)
     }
 }
 
-/* As after a fork: another poller is told of all there is. */
+/* Another poller is told of all there is; as after a fork, what stands there by now is
+ * watched, so nothing may have been lost; or in place of the one before. */
 static void
-start_again(model *m)
+start_again(model *m, bool fork)
 {
     const hl_poll_ops *ops = m->p->ops;
     hl_poll *fresh;
-    for (int n = 0; n < NUMBERS; n++) { /* what stands there by now is watched */
+    for (int n = 0; n < NUMBERS && fork; n++) {
         for (int side = 0; side < 2; side++) {
             if (m->on[n][side] != 0 && !m->made[m->on[n][side]].intact) {
                 unwatch(m, n, side);
@@ -252,9 +253,9 @@ start_again(model *m)
         }
     }
     CHECK_EQ(ops->open(&fresh), 0);
+    CHECK_EQ(hl_fdtab_retell(&m->t, fresh, fork ? NULL : m->p), 0);
     ops->close(m->p);
     m->p = fresh;
-    CHECK_EQ(hl_fdtab_retell(&m->t, fresh), 0);
 }
 
 static void
@@ -287,7 +288,7 @@ step(model *m, fuzz_input *in)
         break;
     case 10:
         if (b < 16) {
-            start_again(m);
+            start_again(m, b % 2);
         }
         break;
     default:

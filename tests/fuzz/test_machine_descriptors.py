@@ -224,6 +224,22 @@ def test_descriptors(backend: str) -> None:
     hammer(DescriptorMachine, f"hotloop-{backend}", steps=60)
 
 
+def test_another_file_by_the_time_the_poller_is_renewed(backend: str) -> None:
+    """What is left of 0's first file makes the loop take another poller, to which 1 is new."""
+    machine = type("Once", (DescriptorMachine,), {"kind": f"hotloop-{backend}"})()
+    machine.start()
+    machine.open(number=1)
+    machine.open(number=2)
+    machine.duplicate(number=2, to=0)
+    machine.watch(number=0, side="writer")
+    machine.watch(number=1, side="writer")
+    machine.open(number=0)
+    machine.open(number=1)
+    machine.watch(number=0, side="reader")
+    machine.turn()
+    machine.teardown()
+
+
 @pytest.mark.parametrize("number", [1, 3])
 def test_closed_by_a_callback_of_the_same_turn(backend: str, number: int) -> None:
     """Both were ready when the poller was asked; the one that is queued first closes the other."""
