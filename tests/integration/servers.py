@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -62,12 +63,20 @@ def find_program(name: str, *folders: Path) -> str:
     return found
 
 
+def _debug_commands(program: str) -> list[str]:
+    """What lets redis-py's suite ask for errors with DEBUG: from Redis 7.0 on that is off."""
+    text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    major = re.search(r"v=(\d+)", text)
+    return ["--enable-debug-command", "local"] if major and int(major[1]) >= 7 else []
+
+
 @contextlib.contextmanager
 def redis(folder: Path) -> Iterator[int]:
     """A Redis server, empty; its port."""
     port = free_port()
     options = f"--port {port} --bind 127.0.0.1 --appendonly no --dir {folder}".split()
-    command = [find_program("redis-server"), *options, "--save", ""]
+    program = find_program("redis-server")
+    command = [program, *options, "--save", "", *_debug_commands(program)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
