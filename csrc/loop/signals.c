@@ -23,10 +23,15 @@ enum {
 };
 
 /* signal.set_wakeup_fd(fd): 0 and the one before, or -1 (ValueError in a thread that is
- * not the main thread). */
+ * not the main thread; RuntimeError where the collector has emptied the module before
+ * it came to a loop of the same garbage). */
 static int
 swap_wakeup_fd(hl_state *st, int fd, bool ours, int *before)
 {
+    if (st->i_set_wakeup_fd == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "hotloop has been unloaded");
+        return -1;
+    }
     int rc = -1;
     PyObject *res = NULL, *kwnames = NULL, *num = PyLong_FromLong(fd);
     if (num == NULL) {

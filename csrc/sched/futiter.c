@@ -74,7 +74,8 @@ Iter_send_slot(PyObject *op, PyObject *Py_UNUSED(arg), PyObject **out)
 }
 
 /* By an instance: a value that is a tuple, or an exception, must not be taken for
- * arguments.  None has none with some versions of asyncio's futures. */
+ * arguments.  Older versions of asyncio's futures give None none, and chain the
+ * exception that is being handled; newer ones do neither. */
 static void
 set_stop_iteration(const hl_state *st, PyObject *value)
 {
@@ -83,7 +84,10 @@ set_stop_iteration(const hl_state *st, PyObject *value)
         return;
     }
     PyObject *exc = PyObject_CallOneArg(PyExc_StopIteration, value);
-    if (exc != NULL) {
+    if (exc != NULL && st->stops_with_none) {
+        PyErr_SetRaisedException(exc);
+    }
+    else if (exc != NULL) {
         PyErr_SetObject(PyExc_StopIteration, exc);
         Py_DECREF(exc);
     }

@@ -190,7 +190,9 @@ ready_for(const model *m, int f)
     for (int n = 0; n < NUMBERS; n++) {
         if (m->at[n] == f) {
             struct pollfd p = {.fd = FIRST + n, .events = POLLIN | POLLOUT};
-            CHECK(poll(&p, 1, 0) >= 0);
+            while (poll(&p, 1, 0) < 0) {
+                CHECK_EQ(errno, EINTR); /* libFuzzer's own timer */
+            }
             return p.revents;
         }
     }

@@ -5,6 +5,7 @@
 #include "core/sigpair.h"
 #include "core/wake.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 
@@ -14,7 +15,9 @@ static bool
 readable(int fd)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    CHECK(poll(&p, 1, 0) >= 0);
+    while (poll(&p, 1, 0) < 0) {
+        CHECK_EQ(errno, EINTR); /* libFuzzer's own timer */
+    }
     return p.revents != 0;
 }
 

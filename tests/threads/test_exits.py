@@ -78,6 +78,13 @@ SCRIPTS = {
         loop.close()
         say("done")
     """,
+    "signals_of_a_ring": """
+        loop = new_event_loop()
+        loop.itself = loop
+        asyncio.set_event_loop(loop)
+        loop.add_signal_handler(signal.SIGUSR1, say, "not called")
+        say("done")
+    """,
     "task_of_a_ring": """
         loop = new_event_loop()
         task = loop.create_task(never())

@@ -492,6 +492,19 @@ def test_sent_to_by_hand_it_raises_asyncios_stop_iteration(anyloop, answer):
     assert caught.value.args == expected.value.args
 
 
+def test_sent_to_by_hand_it_chains_as_asyncio_does(anyloop):
+    contexts = []
+    for future in (anyloop.create_future(), asyncio.Future(loop=anyloop)):
+        future.set_result("text")
+        try:
+            raise KeyError
+        except KeyError:
+            with pytest.raises(StopIteration) as caught:
+                future.__await__().send(None)
+        contexts.append(type(caught.value.__context__))
+    assert contexts[0] is contexts[1]
+
+
 @pytest.mark.parametrize("answer", [None, 0, "text"])
 @pytest.mark.parametrize("drive", [next, lambda iterator: iterator.__next__()])
 def test_iterated_by_hand_it_ends_with_the_result(anyloop, drive, answer):
