@@ -52,6 +52,8 @@ def draw(results: Results, names: list[str], title: str, path: Path) -> None:
             path, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None}
         )
         pyplot.close(figure)
+    lines = path.read_text().splitlines()
+    path.write_text("".join(line.rstrip() + "\n" for line in lines))  # it leaves blanks at ends
 
 
 def chart(pyplot: Any, results: Results, names: list[str], title: str) -> Any:
