@@ -36,12 +36,15 @@ class Machine(RuleBasedStateMachine):
         type(self).programs += 1
 
 
-def hammer(machine: type[Machine], kind: str, steps: int = 40) -> None:
-    """Runs programs of the machine; a failing one is shown as the calls that make it."""
+def hammer(machine: type[Machine], kind: str, steps: int = 40, machines: int = 1) -> None:
+    """Runs programs of the machine; a failing one is shown as the calls that make it.
+
+    `machines`: how many of the target's there are, which share its time.
+    """
     this = type(machine.__name__, (machine,), {"kind": kind, "programs": 0})
     logger = logging.getLogger("asyncio")
     level = logger.level
-    end = time.monotonic() + SECONDS / KINDS
+    end = time.monotonic() + SECONDS / KINDS / machines
     try:
         logger.setLevel(logging.CRITICAL + 1)  # handlers that fail are part of it
         while True:

@@ -433,8 +433,8 @@ class ClockMachine(Machine):
 
 @pytest.mark.usefixtures("reports")
 def test_scheduler(loop_kind: str) -> None:
-    hammer(SchedulerMachine, loop_kind)
+    hammer(SchedulerMachine, loop_kind, machines=2)
 
 
 def test_real_clock(loop_kind: str) -> None:
-    hammer(ClockMachine, loop_kind)
+    hammer(ClockMachine, loop_kind, machines=2)
