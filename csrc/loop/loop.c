@@ -747,6 +747,9 @@ static PyType_Slot loop_slots[] = {
     {Py_tp_getset, loop_getset},
     {Py_tp_members, loop_members},
     {Py_tp_doc, "An asyncio event loop; see asyncio.AbstractEventLoop."},
+#if HL_SHOWS_WHEN_ASKED
+    {Py_tp_hash, hl_current_hash},
+#endif
     {0, NULL},
 };
 

@@ -277,11 +277,16 @@ typedef struct hl_state {
     bool streams_lost;              /* such versions have run out */
     unsigned int child_versions[3]; /* those of net/child.c, for child_ok */
     bool child_lost, child_ok;
-    bool streams_ok;       /* nothing about the two is patched: net/feed.c */
-    bool tasks_listed;     /* all_tasks() walks st->tasks (3.12, 3.13) */
-    uint64_t task_counter; /* last number given to an unnamed task */
-    hl_task_list tasks[HL_TASK_LISTS]; /* our unfinished tasks, by loop: registry.c */
+    bool streams_ok;   /* nothing about the two is patched: net/feed.c */
+    bool tasks_listed; /* all_tasks() walks st->tasks (3.12, 3.13) */
 #if HL_FREE_THREADED
+    char apart[128]; /* from here to the next: what threads write all the time */
+#endif
+    hl_task_list tasks[HL_TASK_LISTS]; /* our unfinished tasks, by loop: registry.c */
+    uint64_t task_counter;             /* last number given to an unnamed task */
+#if HL_FREE_THREADED
+    char apart_too[128];
+    unsigned loops; /* made so far */
     unsigned forks; /* between the process that imported us and this one */
 #endif
     PyObject

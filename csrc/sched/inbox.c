@@ -70,6 +70,10 @@ hl_inbox_forked(hl_sched *s)
     hl_inbox *in = &s->inbox;
     HL_STORE(in->forks, HL_LOAD(s->st->forks));
     memset(&in->lock, 0, sizeof(in->lock));
+#if HL_SHOWS_WHEN_ASKED
+    memset(&s->show_lock, 0, sizeof(s->show_lock));
+    HL_STORE(s->shower, (uintptr_t)0);
+#endif
     if (in->locked) {
         in->locked = false;
         HL_STORE(in->waiting, (size_t)0);

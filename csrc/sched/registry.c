@@ -27,6 +27,20 @@ hl_task_unlink(TaskObject *t)
     }
 }
 #else
+/* Loops that are made one after the other, such as those of a program's threads, have a
+ * list each. */
+static inline hl_task_list *
+list_of(hl_state *st, TaskObject *t)
+{
+#if HL_FREE_THREADED
+    hl_sched *s = hl_sched_of(t->loop);
+    return &st->tasks[s == NULL ? 0 : s->task_list];
+#else
+    (void)t;
+    return &st->tasks[0];
+#endif
+}
+
 /* Up to 3.13: a list of ours, for all loops or for some.  The lock is nothing where
  * there is a GIL, and so is the mark, by which whoever walks the list knows a task that
  * another thread is freeing. */
@@ -36,7 +50,7 @@ link_task(hl_state *st, TaskObject *t)
     if (HL_UNLIKELY(!st->tasks_listed)) {
         return false;
     }
-    hl_task_list *list = &st->tasks[((uintptr_t)t->loop >> 6) % HL_TASK_LISTS];
+    hl_task_list *list = list_of(st, t);
     hl_incref_tried((PyObject *)t);
     hl_mutex_lock(&list->lock);
     if (HL_LIKELY(t->node.next == NULL)) {

@@ -51,6 +51,7 @@ hl_sched_init(hl_sched *s, hl_state *st)
         return -1;
     }
 #if HL_FREE_THREADED
+    s->task_list = HL_COUNT(st->loops) % HL_TASK_LISTS;
     if (hl_inbox_init(s) < 0) {
         hl_ring_fini(&s->ready);
         PyErr_NoMemory();

@@ -36,6 +36,13 @@ hl_entry_kind(hl_entry e)
  * then leave run_forever(), anything else goes to the exception handler. */
 typedef int (*hl_cont_fn)(PyObject *self);
 
+/* Up to 3.13 the record of the current tasks is one dictionary for all loops.  Without
+ * a GIL it is the one thing that loops in two threads would both write at every step,
+ * so there a task is put into it only when somebody looks (current.c). */
+#ifndef HL_SHOWS_WHEN_ASKED
+#define HL_SHOWS_WHEN_ASKED (HL_FREE_THREADED && !HL_TASKS_IN_TSTATE)
+#endif
+
 #if HL_FREE_THREADED
 /* inbox.c */
 typedef struct {
@@ -53,6 +60,7 @@ typedef struct hl_sched {
     hl_heap timers;
 #if HL_FREE_THREADED
     hl_inbox inbox;
+    unsigned task_list; /* the one of st->tasks that its tasks are on */
 #endif
     hl_state *st;
     bool plain; /* open, debug off, call_soon not overridden: nobody can tell a
@@ -63,6 +71,12 @@ typedef struct hl_sched {
     bool in_callback;  /* a callback or step of this loop is running on its thread */
     PyObject *current; /* borrowed: the task that asyncio's record shows for this loop
                           because we put it there and have not cleared it yet */
+#if HL_SHOWS_WHEN_ASKED
+    hl_mutex show_lock; /* for the two below, and for current's going */
+    uintptr_t shower;   /* the thread that puts current into the record, or 0 */
+    bool asked;         /* somebody has looked: something may be in the record */
+    bool hides;         /* current is in the record only if somebody has looked */
+#endif
     PyObject **task_slot; /* while the loop runs, where its thread state keeps the
                              current task (3.14); else NULL */
     PyObject **loop_slot; /* and its running loop */
@@ -150,6 +164,10 @@ int hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task);
 int hl_current_leave(hl_sched *s, PyObject *loop, PyObject *task, bool done);
 /* Clears what we left behind; cheap when there is nothing.  Keeps a set exception. */
 void hl_current_clear(hl_sched *s, PyObject *loop);
+#if HL_SHOWS_WHEN_ASKED
+/* tp_hash of loops: whoever looks for a loop in the record asks for its hash first. */
+Py_hash_t hl_current_hash(PyObject *loop);
+#endif
 /* Puts task (None: none) in place of the current one, which is returned (new reference,
  * None for none); NULL with an exception. */
 PyObject *hl_current_swap(hl_state *st, PyObject *loop, PyObject *task);
