@@ -11,14 +11,16 @@ import gc
 import importlib
 import itertools
 import logging
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import run, turn
+from helpers import LONG, run, turn
 
 import hotloop
 
@@ -158,7 +160,7 @@ def test_all_and_current_task(mixture: Mixture) -> None:
     assert seen == [task, {task}]
 
 
-def test_a_second_module_goes_away(backend: str) -> None:
+def goes_away(backend: str) -> None:
     module = import_again()
 
     async def main() -> None:
@@ -174,3 +176,12 @@ def test_a_second_module_goes_away(backend: str) -> None:
     for _ in range(3):
         gc.collect()
     assert [ref() for ref in gone] == [None, None, None]
+
+
+def test_a_second_module_goes_away(backend: str) -> None:
+    """In a process of its own: CPython 3.13 without a GIL keeps every class once there has been a
+    second thread."""
+    code = f"import test_second_module; test_second_module.goes_away({backend!r})"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=LONG
+    )
