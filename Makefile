@@ -209,7 +209,8 @@ faults: $(INSTALLED)
 # ThreadSanitizer, under which a test takes its time and every race is a line of the report.
 # Without the runs on stock asyncio, whose own futures race there.
 FT_SUPPRESS := $(CURDIR)/tests/threads/tsan.supp
-TSAN_TESTS ?= tests/threads/test_many_threads.py tests/unit/test_threads.py
+TSAN_TESTS ?= tests/threads/test_many_threads.py tests/unit/test_threads.py \
+    tests/unit/test_current_record.py
 .PHONY: ft ft-bench tsan
 ft:
 	@$(MAKE) test PY=$$(tools/free-threaded.sh)
