@@ -915,13 +915,28 @@ Future_make_cancelled_error(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* asyncio's Python function, which reads the attributes below: futures of ours look
  * alike. */
+/* asyncio's Python function reads what it shows, the callbacks for one, more than once;
+ * when another thread finishes the future in between it raises TypeError, and finds an
+ * end to it the next time. */
+PyObject *
+hl_future_describe(PyObject *func, PyObject *op)
+{
+    PyObject *r = PyObject_CallOneArg(func, op);
+    for (int i = 0; i < 3 && r == NULL && PyErr_ExceptionMatches(PyExc_TypeError);
+         i++) {
+        PyErr_Clear();
+        r = PyObject_CallOneArg(func, op);
+    }
+    return r;
+}
+
 static PyObject *
 Future_repr(PyObject *op)
 {
     if (hl_future_alive(op) < 0) {
         return NULL;
     }
-    return PyObject_CallOneArg(hl_future_state(op)->i_future_repr, op);
+    return hl_future_describe(hl_future_state(op)->i_future_repr, op);
 }
 
 /* By keyword only, as in asyncio. */

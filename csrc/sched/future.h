@@ -50,6 +50,8 @@ hl_future_exact(hl_state *st, PyObject *op)
 
 /* 0, or -1 with RuntimeError when __init__ has not run. */
 int hl_future_alive(PyObject *op);
+/* repr() by that function of asyncio's, whatever other threads do meanwhile. */
+PyObject *hl_future_describe(PyObject *func, PyObject *op);
 /* Clears what __init__ sets and takes the loop (NULL or None: the current one). */
 int hl_future_init(hl_state *st, PyObject *op, PyObject *loop);
 /* On a pending one (the caller has looked): sets the outcome, schedules the callbacks.

@@ -488,7 +488,7 @@ Task_set_name(PyObject *op, PyObject *value)
 static PyObject *
 Task_repr(PyObject *op)
 {
-    return PyObject_CallOneArg(AS_TASK(op)->st->i_task_repr, op);
+    return hl_future_describe(AS_TASK(op)->st->i_task_repr, op);
 }
 
 static PyObject *

@@ -299,6 +299,8 @@ def test_tasks_of_all_loops_looked_at_from_outside(loop_kind: str) -> None:
     """all_tasks(loop), repr() and get_name() in a thread that runs no loop."""
     loops: list[Loop] = []
     over = threading.Event()
+    # Without a GIL asyncio's fails when its future is finished meanwhile: it reads twice what goes.
+    whole = loop_kind != "asyncio" or getattr(sys, "_is_gil_enabled", lambda: True)()
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
@@ -312,7 +314,8 @@ def test_tasks_of_all_loops_looked_at_from_outside(loop_kind: str) -> None:
                         assert task.get_loop() is loop
                         task.get_name()
                         task.done()
-                        repr(task)
+                        if whole:
+                            repr(task)
                 time.sleep(0)
         else:
             try:

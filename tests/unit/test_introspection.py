@@ -581,3 +581,26 @@ def test_call_graph(anyloop):
         await asyncio.gather(waiting, return_exceptions=True)
 
     anyloop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("base", [hotloop.Future, hotloop.Task])
+def test_repr_of_what_another_thread_finishes(loop, base, ends):
+    """asyncio's function reads the callbacks twice: between the two they may go."""
+
+    class Seen(base):
+        @property
+        def _callbacks(self):
+            return answers.pop(0) if ends or answers else 1  # 1 has no len() either
+
+    answers = [[(print, None)], None, None]
+    made = Seen(loop=loop) if base is hotloop.Future else Seen(asyncio.sleep(0), loop=loop)
+    if ends:
+        assert "pending" in repr(made)
+    else:
+        answers.clear()
+        with pytest.raises(TypeError):
+            repr(made)
+    assert not answers
+    made.cancel()
+    turn(loop, 2)
