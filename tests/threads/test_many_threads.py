@@ -343,7 +343,7 @@ def test_tasks_of_all_loops_looked_at_from_outside(loop_kind: str) -> None:
 
 def test_garbage_of_a_loop_collected_in_another_thread(loop_kind: str) -> None:
     """Handles, tasks, futures and transports in rings, found by somebody else's collector."""
-    over = threading.Event()
+    over, made = threading.Event(), threading.Event()
 
     class Ring:
         def __init__(self, *members: Any) -> None:
@@ -370,19 +370,22 @@ def test_garbage_of_a_loop_collected_in_another_thread(loop_kind: str) -> None:
             timer.cancel()
             Ring(timer)
             del task, transport, protocol, timer
+            made.set()
         server.close()
         await server.wait_closed()
 
     def work(who: int) -> None:
         if who == 0:
-            while not over.is_set():
+            # Once a ring: without a GIL the loop stands still for as long as it takes.
+            while not over.is_set() and made.wait(WAIT):
+                made.clear()
                 gc.collect()
-                time.sleep(0)
         else:
             try:
                 asyncio.run(main(), loop_factory=factory_of(loop_kind))
             finally:
                 over.set()
+                made.set()
 
     with threads(2, work):
         pass
