@@ -87,7 +87,7 @@ def test_another_entered_by_hand(anyloop: Loop) -> None:
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="Cannot enter into task"):
             aio._enter_task(anyloop, other)
-        with pytest.raises(RuntimeError, match="Leaving task|Invalid attempt to leave task"):
+        with pytest.raises(RuntimeError, match=r"Leaving task|Invalid attempt to leave task"):
             aio._leave_task(anyloop, other)
         aio._leave_task(anyloop, me)
         assert asyncio.current_task() is None
