@@ -169,7 +169,9 @@ hl_fdtab_retell(const hl_fdtab *t, hl_poll *p, hl_poll *before)
         if (w->want != 0 && rc == 0) {
             rc = p->ops->ctl(p, fd, w->gen, 0, w->want);
         }
-        if (rc < 0 && rc != -EBADF) {
+        /* EPERM: the number is a file's by now that cannot be watched, a regular one.
+         */
+        if (rc < 0 && rc != -EBADF && rc != -EPERM) {
             return rc;
         }
     }

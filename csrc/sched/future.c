@@ -913,23 +913,25 @@ Future_make_cancelled_error(PyObject *op, PyObject *Py_UNUSED(ignored))
     return hl_cancelled_error(hl_future_state(op), op);
 }
 
-/* asyncio's Python function, which reads the attributes below: futures of ours look
- * alike. */
-/* asyncio's Python function reads what it shows, the callbacks for one, more than once;
- * when another thread finishes the future in between it raises TypeError, and finds an
- * end to it the next time. */
+/* The callbacks of a pending one are read twice; when another thread takes them away in
+ * between, None has no length: another look finds the end of it. */
 PyObject *
 hl_future_describe(PyObject *func, PyObject *op)
 {
+    bool pending = HL_LOAD(AS_FUTURE(op)->state) == HL_PENDING;
     PyObject *r = PyObject_CallOneArg(func, op);
-    for (int i = 0; i < 3 && r == NULL && PyErr_ExceptionMatches(PyExc_TypeError);
-         i++) {
+    for (int i = 0; i < 3 && pending && r == NULL; i++) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+            break;
+        }
         PyErr_Clear();
         r = PyObject_CallOneArg(func, op);
     }
     return r;
 }
 
+/* asyncio's Python function, which reads the attributes below: futures of ours look
+ * alike. */
 static PyObject *
 Future_repr(PyObject *op)
 {

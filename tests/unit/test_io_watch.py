@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -631,3 +632,54 @@ def test_number_reused_on_its_other_side(
     finally:
         a.close()
         b.close()
+
+
+def number_of_a_file_now(loop: Loop) -> int:
+    """Watches a descriptor and closes it; a file that epoll does not take gets its number."""
+    a, b = socket.socketpair()
+    loop.add_reader(a, print)
+    number = a.detach()
+    os.close(number)
+    b.close()
+    file = os.open(__file__, os.O_RDONLY)
+    if file != number:
+        os.dup2(file, number)
+        os.close(file)
+    return number
+
+
+def test_stale_event_with_a_file_under_another_number(loop: Loop) -> None:
+    """The poller is renewed without the stale one, and without the file: the loop sleeps."""
+    file = number_of_a_file_now(loop)
+    a, b = socket.socketpair()
+    loop.add_reader(a, print)
+    number = a.detach()
+    spare = os.dup(number)
+    os.close(number)
+    loop.remove_reader(number)  # too late: its file is open as `spare`
+    b.send(b"x")
+    try:
+        before = time.thread_time()
+        loop.run_until_complete(asyncio.sleep(1))
+        assert time.thread_time() - before < 0.5
+    finally:
+        loop.remove_reader(file)
+        os.close(file)
+        os.close(spare)
+        b.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_fork_with_a_file_under_the_number(anyloop: Loop) -> None:
+    file = number_of_a_file_now(anyloop)
+    child = os.fork()
+    if child == 0:
+        try:
+            anyloop.run_until_complete(asyncio.sleep(0))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    anyloop.run_until_complete(asyncio.sleep(0))
+    anyloop.remove_reader(file)
+    os.close(file)
