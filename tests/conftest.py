@@ -24,6 +24,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
@@ -212,6 +213,12 @@ def anyloop(
         return factory_of_loops(importlib.import_module(loop_kind).new_event_loop)
     name = loop_kind.removeprefix("hotloop-")
     return factory_of_loops(lambda: hotloop.new_event_loop(backend=name))
+
+
+@pytest.fixture
+def gil() -> bool:
+    """Has this interpreter one, switched on?"""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 @pytest.fixture

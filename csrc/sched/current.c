@@ -33,11 +33,9 @@ refuse(PyObject *task, PyObject *other)
 static inline void
 lock_shown(hl_sched *s)
 {
-#if HL_FREE_THREADED
     if (HL_UNLIKELY(HL_LOAD(s->inbox.forks) != HL_LOAD(s->st->forks))) {
         hl_inbox_forked(s);
     }
-#endif
     hl_mutex_lock(&s->show_lock);
 }
 
@@ -78,7 +76,7 @@ Py_hash_t
 hl_current_hash(PyObject *loop)
 {
     hl_sched *s = hl_sched_of(loop);
-    if (s != NULL && HL_LOAD(s->hides) && !HL_ACQUIRE(s->asked) &&
+    if (s != NULL && HL_ACQUIRE(s->hides) && !HL_ACQUIRE(s->asked) &&
         HL_LOAD(s->shower) != (uintptr_t)PyThread_get_thread_ident()) {
         show(s, loop);
     }
@@ -93,9 +91,9 @@ begin_hiding(hl_sched *s)
     bool hides =
         s->st->current_tasks != NULL && Py_TYPE(loop)->tp_hash == hl_current_hash;
     if (hides != s->hides) {
-        hl_current_clear(s, loop); /* as it was kept until now */
+        hl_current_clear(s, loop); /* what a run that did not hide has left */
         HL_STORE(s->asked, true);
-        HL_STORE(s->hides, hides);
+        HL_RELEASE(s->hides, hides); /* after asked: there is no place yet */
     }
 }
 

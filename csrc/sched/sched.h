@@ -39,9 +39,7 @@ typedef int (*hl_cont_fn)(PyObject *self);
 /* Up to 3.13 the record of the current tasks is one dictionary for all loops.  Without
  * a GIL it is the one thing that loops in two threads would both write at every step,
  * so there a task is put into it only when somebody looks (current.c). */
-#ifndef HL_SHOWS_WHEN_ASKED
 #define HL_SHOWS_WHEN_ASKED (HL_FREE_THREADED && !HL_TASKS_IN_TSTATE)
-#endif
 
 #if HL_FREE_THREADED
 /* inbox.c */

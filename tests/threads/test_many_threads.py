@@ -295,27 +295,31 @@ def test_loops_made_and_closed_in_threads(loop_kind: str) -> None:
         pass
 
 
-def test_tasks_of_all_loops_looked_at_from_outside(loop_kind: str) -> None:
+def test_tasks_of_all_loops_looked_at_from_outside(loop_kind: str, gil: bool) -> None:
     """all_tasks(loop), repr() and get_name() in a thread that runs no loop."""
     loops: list[Loop] = []
     over = threading.Event()
-    # asyncio's own futures, gather()'s too, are not made for this without a GIL, up to 3.13: repr()
-    # raises, or the process ends.
-    whole = loop_kind != "asyncio" or getattr(sys, "_is_gil_enabled", lambda: True)()
+    # Without a GIL, up to 3.13, asyncio's own futures, gather()'s too, do not bear repr() in
+    # another thread: it raises, or the process ends. There only ours are waited for, and looked at.
 
     async def child(waits_for: asyncio.Future[None]) -> None:
         await asyncio.sleep(0)
         await waits_for
 
-    async def main() -> None:
+    async def wait_for_ours(rounds: int) -> None:
         loop = asyncio.get_running_loop()
-        loops.append(loop)
-        for _ in range(100):
+        for _ in range(rounds):
             future = loop.create_future()
             children = [loop.create_task(child(future)) for _ in range(10)]
             loop.call_later(0.0001, future.set_result, None)
             for each in children:
                 await each
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        if gil or loop_kind == "asyncio":
+            await exercise(30)
+        await wait_for_ours(100)
 
     def work(who: int) -> None:
         if who == 0:
@@ -325,7 +329,7 @@ def test_tasks_of_all_loops_looked_at_from_outside(loop_kind: str) -> None:
                         assert task.get_loop() is loop
                         task.get_name()
                         task.done()
-                        if whole:
+                        if gil or loop_kind != "asyncio":
                             repr(task)
                 time.sleep(0)
         else:

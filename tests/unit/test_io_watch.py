@@ -8,13 +8,17 @@ import gc
 import os
 import resource
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import LONG
 
 import hotloop
 
@@ -661,6 +665,7 @@ def test_stale_event_with_a_file_under_another_number(loop: Loop) -> None:
     try:
         before = time.thread_time()
         loop.run_until_complete(asyncio.sleep(1))
+        # Asleep it takes next to nothing, awake all it is given.
         assert time.thread_time() - before < 0.5
     finally:
         loop.remove_reader(file)
@@ -669,17 +674,31 @@ def test_stale_event_with_a_file_under_another_number(loop: Loop) -> None:
         b.close()
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_fork_with_a_file_under_the_number(anyloop: Loop) -> None:
-    file = number_of_a_file_now(anyloop)
+def fork_with_a_file_under_the_number(loop: Loop) -> None:
+    number_of_a_file_now(loop)
     child = os.fork()
     if child == 0:
         try:
-            anyloop.run_until_complete(asyncio.sleep(0))
+            loop.run_until_complete(asyncio.sleep(0))
             os._exit(0)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
-    anyloop.run_until_complete(asyncio.sleep(0))
-    anyloop.remove_reader(file)
-    os.close(file)
+    loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "epoll", "select"])
+def test_fork_with_a_file_under_the_number(kind: str, backends_here: tuple[str, ...]) -> None:
+    """In a process of its own, which has no thread but the one."""
+    if kind not in ("asyncio", *backends_here):
+        pytest.skip(f"there is no {kind} here")
+    make = {"asyncio": "asyncio.SelectorEventLoop()"}.get(
+        kind, f"hotloop.new_event_loop(backend={kind!r})"
+    )
+    code = f"""
+import asyncio, hotloop, test_io_watch
+test_io_watch.fork_with_a_file_under_the_number({make})
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=LONG
+    )
