@@ -143,11 +143,11 @@ dask dask-bench: $(READY)
 .PHONY: dask-inside dask-bench-inside
 dask-inside: $(INSTALLED)
 	@$(PIP) install -r tools/requirements-dask.txt
-	$(BIN)/python -m pytest -q -c /dev/null --rootdir . --confcutdir tests/dask tests/dask $(PYTEST)
+	PYTHONPATH=tests $(BIN)/python -m pytest -q -c /dev/null --rootdir . --confcutdir tests/dask tests/dask $(PYTEST)
 
 dask-bench-inside: $(INSTALLED)
 	@$(PIP) install -r tools/requirements-dask.txt
-	$(BIN)/python tests/dask/cluster.py
+	PYTHONPATH=tests $(BIN)/python tests/dask/cluster.py
 
 .PHONY: doors-inside
 doors-inside: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""A Dask cluster on loopback, each part in a process of its own; `python cluster.py` times it.
+"""A Dask cluster on loopback, each part in a process of its own; `make dask-bench` times it.
 
 Arms: hotloop, uvloop, asyncio. Under each the same scheduler, two workers under nannies, and the
 same computations from a client in this process.
@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,15 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 HERE = Path(__file__).parent
 START = 120.0  # seconds until all workers are there
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def environment(arm: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the tests of the doors share: free ports, a first answer, the end of a process."""
+"""What the tests of the doors share: a first answer, the end of a process."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ports import START
+
 HERE = Path(__file__).parent
-START = 60.0  # seconds that a server may take until its first answer
 
 
 def environment(**more: str) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **more}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def get(port: int, path: str = "/facts") -> Any:

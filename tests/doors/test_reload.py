@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doorlib import Serve, free_port
+from doorlib import Serve
+from ports import free_port
 
 # HOTLOOP_REQUESTS=100000 for the long form.
 REQUESTS = int(os.environ.get("HOTLOOP_REQUESTS") or 5000)

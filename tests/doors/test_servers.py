@@ -7,8 +7,9 @@ import signal
 from typing import Any
 
 import pytest
-from doorlib import Serve, free_port, get
+from doorlib import Serve, get
 from facts import OURS, ours
+from ports import free_port
 
 import hotloop
 

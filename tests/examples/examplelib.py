@@ -6,39 +6,19 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ports import wait_for_port
 
 import hotloop
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROBE = Path(__file__).resolve().parent / "probe"
-START = 60.0  # seconds until a server takes connections
 OURS = {"loop": ["hotloop.EventLoop"], "task": ["hotloop.Task"], "future": ["hotloop.Future"]}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + START
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from examplelib import EXAMPLES, OURS, example, free_port
+from examplelib import EXAMPLES, OURS, example
+from ports import free_port
 
 ECHOES = ("echo_streams.py", "echo_protocol.py", "echo_sockets.py")
 SIZE = 4 << 20  # more than the buffers of a connection hold

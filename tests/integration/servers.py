@@ -11,38 +11,17 @@ import os
 import pwd
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-START_TIMEOUT = 60.0  # seconds that a server may take to answer its first connection
+from ports import free_port, wait_for_port
 
 
 class Missing(Exception):
     """A server that is not installed, or cannot be run here; its text says so."""
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
-    """Until somebody answers there, or the process that should is gone."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def stop(process: subprocess.Popen[Any]) -> None:

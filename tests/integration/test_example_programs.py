@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examplelib import OURS, example, free_port
+from examplelib import OURS, example
+from ports import free_port
 from reallib import Program
 
 NOT_HERE = "make integration installs it"

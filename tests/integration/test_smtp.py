@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ports import free_port
 from reallib import Program, Tls, flat
-from servers import free_port
 
 import hotloop
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port, wait_for_port
 from reallib import Program, Tls, flat
-from servers import free_port, stop, wait_for_port
+from servers import stop
 
 httpx: Any = pytest.importorskip("httpx", reason="make integration installs it")
 uvicorn: Any = pytest.importorskip("uvicorn", reason="make integration installs it")
