@@ -132,7 +132,8 @@ hl_fdtab_clear(hl_fdtab *t, hl_poll *p, int fd, uint32_t side, hl_entry *old)
         return;
     }
     uint32_t want = w->want & ~side;
-    /* Fails for a closed descriptor only, which the poller drops by itself. */
+    /* Fails for a closed descriptor, which the poller drops by itself, and for one that
+     * is a regular file's by now, which is not in the set. */
     if (p->ops->ctl(p, fd, w->gen, w->want, want) > 0) {
         /* The file it was is closed: the other side shall not watch its successor. */
         (void)p->ops->ctl(p, fd, w->gen, want, 0);

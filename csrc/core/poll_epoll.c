@@ -65,8 +65,8 @@ control(epoll_poll *p, int op, int fd, struct epoll_event *ev)
     return hl_sys_epoll_ctl(p->epfd, op, fd, ev) < 0 ? -errno : 0;
 }
 
-/* One side of two is given up: fails for a descriptor that is closed only, of which
- * nobody need be told. */
+/* One side of two is given up: fails only for a descriptor that is closed, or has
+ * another file by now, of which nobody need be told. */
 static inline int
 lessen(epoll_poll *p, int fd, struct epoll_event *ev)
 {

@@ -26,8 +26,9 @@ refuse(PyObject *task, PyObject *other)
 /* ---- up to 3.13 without a GIL: the dictionary, when somebody looks ---- */
 
 /* While a loop runs and nobody has asked, None stands for it in the record: an empty
- * dictionary would not ask for a hash.  `asked` is true, and this place gone, from when
- * somebody looks to the next step that begins or ends with nothing of others there. */
+ * dictionary would not ask for a hash.  `asked` is true, and the task there or nothing,
+ * from when somebody looks to the next step that begins or ends without a task of
+ * others there. */
 
 /* As with the inbox, a lock that another thread held at a fork is nobody's. */
 static inline void
@@ -70,6 +71,15 @@ show(hl_sched *s, PyObject *loop)
     PyErr_SetRaisedException(saved);
 }
 
+/* Is it this thread that changes the loop's place right now?  In the child of a fork
+ * the one that did is no more, and another may have its number. */
+static inline bool
+shows_itself(hl_sched *s)
+{
+    return HL_LOAD(s->inbox.forks) == HL_LOAD(s->st->forks) &&
+           HL_LOAD(s->shower) == (uintptr_t)PyThread_get_thread_ident();
+}
+
 /* From any thread.  The loop's own owns the task that is current until it has taken it
  * away under the lock, so that it is safe to use under it. */
 Py_hash_t
@@ -77,16 +87,20 @@ hl_current_hash(PyObject *loop)
 {
     hl_sched *s = hl_sched_of(loop);
     if (s != NULL && HL_ACQUIRE(s->hides) && !HL_ACQUIRE(s->asked) &&
-        HL_LOAD(s->shower) != (uintptr_t)PyThread_get_thread_ident()) {
+        !shows_itself(s)) {
         show(s, loop);
     }
     return PyBaseObject_Type.tp_hash(loop);
 }
 
-/* A run begins.  Not with a class's own __hash__(). */
+/* A run begins, which is not one within a step: such goes on as it was begun.  Not with
+ * a class's own __hash__(). */
 static void
 begin_hiding(hl_sched *s)
 {
+    if (s->running) {
+        return;
+    }
     PyObject *loop = hl_sched_loop(s);
     bool hides =
         s->st->current_tasks != NULL && Py_TYPE(loop)->tp_hash == hl_current_hash;
@@ -249,7 +263,9 @@ dict_enter(hl_sched *s, PyObject *loop, PyObject *task)
     if (s->current == NULL) {
         PyObject *other = PyDict_GetItemWithError(record, loop);
         if (other != NULL) {
+            Py_INCREF(other); /* repr() may take it out of the record */
             refuse(task, other);
+            Py_DECREF(other);
             return -1;
         }
         if (PyErr_Occurred()) {

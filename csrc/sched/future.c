@@ -913,17 +913,26 @@ Future_make_cancelled_error(PyObject *op, PyObject *Py_UNUSED(ignored))
     return hl_cancelled_error(hl_future_state(op), op);
 }
 
-/* The callbacks of a pending one are read twice; when another thread takes them away in
- * between, None has no length: another look finds the end of it. */
+/* What asyncio reads twice of a pending one, callbacks and coroutine, goes away when it
+ * is done, the callbacks when they are removed; never the other way. */
+static int
+left_to_describe(PyObject *op)
+{
+    hl_base_future *f = AS_FUTURE(op);
+    bool callbacks = HL_LOAD(f->callback0) != NULL || HL_LOAD(f->callbacks) != NULL;
+    return (HL_LOAD(f->state) == HL_PENDING ? 2 : 0) + (callbacks ? 1 : 0);
+}
+
+/* When another thread takes it away between the two, None is not what asyncio takes:
+ * the next look finds the end of it.  Errors of the callbacks' own repr() are not ours,
+ * and one look at each is all that a chain of waiting tasks can afford. */
 PyObject *
 hl_future_describe(PyObject *func, PyObject *op)
 {
-    bool pending = HL_LOAD(AS_FUTURE(op)->state) == HL_PENDING;
+    int before = left_to_describe(op);
     PyObject *r = PyObject_CallOneArg(func, op);
-    for (int i = 0; i < 3 && pending && r == NULL; i++) {
-        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
-            break;
-        }
+    if (r == NULL && left_to_describe(op) < before &&
+        PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear();
         r = PyObject_CallOneArg(func, op);
     }

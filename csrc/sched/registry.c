@@ -66,7 +66,7 @@ void
 hl_task_unlink(TaskObject *t)
 {
 #if HL_FREE_THREADED
-    hl_task_list *list = t->list; /* set once: a task stays with its list's loop */
+    hl_task_list *list = t->list; /* set before the node is first linked */
     if (list == NULL) {
         return;
     }

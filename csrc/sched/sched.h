@@ -67,11 +67,12 @@ typedef struct hl_sched {
     bool sleeping;     /* in, or about to enter, a poll that blocks */
     bool running;      /* hl_run() is at work */
     bool in_callback;  /* a callback or step of this loop is running on its thread */
-    PyObject *current; /* borrowed: the task that asyncio's record shows for this loop
-                          because we put it there and have not cleared it yet */
+    PyObject *current; /* borrowed: the task that asyncio's record shows for this loop,
+                          or would if asked (`hides`), because we put it there and have
+                          not cleared it yet */
 #if HL_SHOWS_WHEN_ASKED
-    hl_mutex show_lock; /* for the two below, and for current's going */
-    uintptr_t shower;   /* the thread that puts current into the record, or 0 */
+    hl_mutex show_lock; /* for the two below, and for each change of current */
+    uintptr_t shower;   /* the thread that changes the loop's place there, or 0 */
     bool asked;         /* somebody has looked: something may be in the record */
     bool hides;         /* current is in the record only if somebody has looked */
 #endif
@@ -156,9 +157,11 @@ hl_current_slots hl_current_bind(hl_sched *s);
 void hl_current_unbind(hl_sched *s, hl_current_slots outer);
 /* Makes task current for loop: 0, or -1 (RuntimeError when another one is). */
 int hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task);
-/* Its step is over.  Up to 3.13 the record stays for the next step, unless the task is
- * done: whatever its release runs sees no current task.  0, or -1 with an exception
- * when the record has been tampered with. */
+/* Its step is over.  In a dictionary with a GIL the record stays for the next step,
+ * unless the task is done: whatever its release runs sees no current task.  0, or,
+ * where the thread state has the record, -1 with an exception when it has been tampered
+ * with.
+ */
 int hl_current_leave(hl_sched *s, PyObject *loop, PyObject *task, bool done);
 /* Clears what we left behind; cheap when there is nothing.  Keeps a set exception. */
 void hl_current_clear(hl_sched *s, PyObject *loop);

@@ -11,7 +11,7 @@ import weakref
 from typing import Any
 
 import pytest
-from helpers import LONG, run
+from helpers import LONG, run, turn
 
 import hotloop
 
@@ -108,6 +108,38 @@ def test_another_entered_by_hand(anyloop: Loop) -> None:
     other = anyloop.create_task(idle())
     run(anyloop, main())
     run(anyloop, other)
+
+
+# From 3.14 on it is the interpreter that says so, in one go.
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="from 3.14 on there is no dictionary of current tasks"
+)
+def test_who_is_in_the_way_may_leave_meanwhile(loop: Loop) -> None:
+    """The error names two tasks, and to name the first may end the life of the second."""
+
+    class InTheWay:
+        def __repr__(self) -> str:
+            return "<who was there>"
+
+    class Refused(hotloop.Task[None]):
+        def __repr__(self) -> str:
+            aio._current_tasks.pop(loop, None)
+            return "<refused>"
+
+    async def nothing() -> None: ...
+
+    told: list[str] = []
+    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    loop.call_soon(aio._enter_task, loop, InTheWay())
+    coro = nothing()
+    task = Refused(coro, loop=loop)
+    turn(loop, 2)
+    coro.close()
+    # Nobody will finish it: as in asyncio, whose loop takes the error for the callback's.
+    task._log_destroy_pending = False
+    names = "Cannot enter into task <refused> while another task <who was there> is being executed."
+    assert told == [names]
+    assert asyncio.current_task(loop) is None
 
 
 def test_an_eager_task_in_a_step(anyloop: Loop) -> None:

@@ -126,6 +126,36 @@ def test_what_is_no_exception_is_refused(anyloop, bad):
     assert not future.done()
 
 
+def test_repr_asks_each_callback_once(anyloop):
+    """Through tasks that wait for each other too, and when it raises."""
+    asked = []
+
+    class Odd:
+        def __call__(self, future):
+            pass
+
+        def __repr__(self):
+            asked.append(self)
+            raise TypeError("no text")
+
+    async def waits(other):
+        await other
+
+    last = anyloop.create_future()
+    first = last
+    for _ in range(3):
+        first = anyloop.create_task(waits(first))
+    turn(anyloop, 3)
+    last.add_done_callback(Odd())
+    for future in (last, first):
+        asked.clear()
+        with pytest.raises(TypeError, match="no text"):
+            repr(future)
+        assert len(asked) == 1
+    last.set_result(None)
+    run(anyloop, first)
+
+
 @pytest.mark.parametrize("finish", ["result", "exception", "cancel"])
 def test_finished_is_final(anyloop, finish):
     future = anyloop.create_future()
