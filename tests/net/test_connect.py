@@ -44,6 +44,17 @@ def closed_port() -> Iterator[Callable[[], int]]:
         sock.close()
 
 
+async def cancel(connecting: asyncio.Task[Any]) -> None:
+    """It may have come too late: then there is a connection, which is not kept."""
+    connecting.cancel()
+    try:
+        transport, _ = await connecting
+    except asyncio.CancelledError:
+        pass
+    else:
+        transport.abort()
+
+
 def infos(*addresses: Any) -> Callable[..., Any]:
     """A getaddrinfo() that knows these."""
 
@@ -273,13 +284,7 @@ def test_cancelled_connect(run: Any, turns: int) -> None:
             )
             for _ in range(turns):
                 await asyncio.sleep(0)
-            task.cancel()
-            try:
-                transport, _ = await task
-            except asyncio.CancelledError:
-                pass
-            else:
-                transport.abort()
+            await cancel(task)
             if protocol.transport is not None:
                 await protocol.until("lost")
             for _ in range(3):
@@ -297,13 +302,7 @@ def test_cancelled_with_given_socket(run: Any, turns: int) -> None:
         task = asyncio.ensure_future(loop.create_connection(lambda: protocol, sock=a))
         for _ in range(turns):
             await asyncio.sleep(0)
-        task.cancel()
-        try:
-            transport, _ = await task
-        except asyncio.CancelledError:
-            pass
-        else:
-            transport.abort()
+        await cancel(task)
         if turns == 0:  # it never began: the socket is still the caller's
             assert a.fileno() != -1
             a.close()
@@ -331,13 +330,7 @@ def test_cancelled_race(hotrun: Any) -> None:
                 )
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                task.cancel()
-                try:
-                    transport, _ = await task
-                except asyncio.CancelledError:
-                    pass
-                else:
-                    transport.abort()
+                await cancel(task)
                 if protocol.transport is not None:
                     await protocol.until("lost")
                 for _ in range(4):

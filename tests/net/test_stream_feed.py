@@ -18,15 +18,14 @@ import weakref
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import CodeType
 from typing import Any
 
 import pytest
+from frames import counted
 from netlib import LIMIT, reset, tcp_pair
 
 Run = Callable[[Any], Any]
 
-TOOL = 4  # a sys.monitoring number that has no fixed owner
 WATCHED = {
     "data_received": StreamReaderProtocol.data_received.__code__,
     "_stream_reader": StreamReaderProtocol._stream_reader.fget.__code__,  # type: ignore[attr-defined]
@@ -39,21 +38,8 @@ ALL_THE_WAY = {"data_received": 1, "_stream_reader": 1, "feed_data": 1, "_wakeup
 @pytest.fixture
 def frames() -> Iterator[Counter[str]]:
     """How often each of asyncio's functions between a transport and a reader has been entered."""
-    count: Counter[str] = Counter()
-    monitoring = sys.monitoring
-
-    def entered(code: CodeType, offset: int) -> None:
-        count[code.co_name] += 1
-
-    monitoring.use_tool_id(TOOL, "hotloop tests")
-    monitoring.register_callback(TOOL, monitoring.events.PY_START, entered)
-    for code in WATCHED.values():
-        monitoring.set_local_events(TOOL, code, monitoring.events.PY_START)
-    yield count
-    for code in WATCHED.values():
-        monitoring.set_local_events(TOOL, code, 0)
-    monitoring.register_callback(TOOL, monitoring.events.PY_START, None)
-    monitoring.free_tool_id(TOOL)
+    with counted(WATCHED.values()) as count:
+        yield count
 
 
 @pytest.fixture

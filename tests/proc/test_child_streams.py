@@ -14,15 +14,14 @@ from asyncio import StreamReader, base_subprocess
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import CodeType
 from typing import Any
 
 import pytest
+from frames import TOOL, counted
 
 Run = Callable[[Any], Any]
 
 LIMIT = 30.0
-TOOL = 4  # a sys.monitoring number that has no fixed owner
 PIPE = subprocess.PIPE
 Proto = base_subprocess.ReadSubprocessPipeProto
 Transport: Any = base_subprocess.BaseSubprocessTransport
@@ -41,21 +40,8 @@ ALL_THE_WAY = dict.fromkeys(FUNCTIONS, 1)
 @pytest.fixture
 def frames() -> Iterator[Counter[str]]:
     """How often each of asyncio's functions between the pipe and the reader has been entered."""
-    count: Counter[str] = Counter()
-    monitoring = sys.monitoring
-
-    def entered(code: CodeType, offset: int) -> None:
-        count[code.co_name] += 1
-
-    monitoring.use_tool_id(TOOL, "hotloop tests")
-    monitoring.register_callback(TOOL, monitoring.events.PY_START, entered)
-    for _, function in FUNCTIONS.values():
-        monitoring.set_local_events(TOOL, function.__code__, monitoring.events.PY_START)
-    yield count
-    for _, function in FUNCTIONS.values():
-        monitoring.set_local_events(TOOL, function.__code__, 0)
-    monitoring.register_callback(TOOL, monitoring.events.PY_START, None)
-    monitoring.free_tool_id(TOOL)
+    with counted(function.__code__ for _, function in FUNCTIONS.values()) as count:
+        yield count
 
 
 @pytest.fixture

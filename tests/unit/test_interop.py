@@ -374,6 +374,16 @@ def test_future_by_protocol_is_cancelled_with_the_task(anyloop):
     assert task.cancelled()
 
 
+def after_two_turns(task, reports):
+    """What has become of it; it may be pending for ever, which nobody need be told of."""
+    turn(task.get_loop(), 2)
+    task._log_destroy_pending = False
+    answer = task.done(), task.done() and repr(task.exception()), len(reports)
+    reports.clear()
+    asyncio.tasks._unregister_task(task)
+    return answer
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("broken", ["get_loop", "add_done_callback"])
 def test_future_by_protocol_that_is_broken(same, broken, reports):
@@ -391,12 +401,7 @@ def test_future_by_protocol_that_is_broken(same, broken, reports):
 
         future = Broken(loop)
         task = loop.create_task(main())
-        turn(loop, 2)
-        task._log_destroy_pending = False
-        answer = task.done(), task.done() and repr(task.exception()), len(reports)
-        reports.clear()
-        asyncio.tasks._unregister_task(task)
-        return answer
+        return after_two_turns(task, reports)
 
     same(scenario)
 
@@ -431,12 +436,7 @@ def test_blocking_flag_that_raises(same, reports):
             await Weird()
 
         task = loop.create_task(main())
-        turn(loop, 2)
-        task._log_destroy_pending = False
-        answer = task.done(), task.done() and repr(task.exception()), len(reports)
-        reports.clear()
-        asyncio.tasks._unregister_task(task)
-        return answer
+        return after_two_turns(task, reports)
 
     same(scenario)
 
