@@ -128,7 +128,7 @@ SCRIPTS = {
     """,
     "killed_while_it_sleeps": """
         loop = new_event_loop()
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        loop.call_soon(threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start)
         loop.run_forever()
     """,
     "hard_exit_in_a_callback": """

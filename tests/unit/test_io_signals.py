@@ -412,7 +412,7 @@ def test_keyboard_interrupt_leaves_run_forever(anyloop: Loop) -> None:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         thread = threading.Timer(0.05, kill, (signal.SIGINT,))
-        thread.start()
+        anyloop.call_soon(thread.start)  # by then it runs, however slow the machine is
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             anyloop.run_forever()
@@ -428,15 +428,15 @@ def test_keyboard_interrupt_through_the_runner(backend: str) -> None:
     cancelled = []
 
     async def main() -> None:
+        thread.start()
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             cancelled.append(True)
             raise
 
+    thread = threading.Timer(0.05, kill, (signal.SIGINT,))
     try:
-        thread = threading.Timer(0.05, kill, (signal.SIGINT,))
-        thread.start()
         with (
             pytest.raises(KeyboardInterrupt),
             asyncio.Runner(loop_factory=lambda: hotloop.new_event_loop(backend=backend)) as runner,
@@ -509,7 +509,7 @@ def test_ctrl_c_of_a_program(backend: str) -> None:
         f"""
         import asyncio, os, signal, threading, hotloop
         loop = hotloop.new_event_loop(backend={backend!r})
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        loop.call_soon(threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start)
         try:
             loop.run_forever()
         except KeyboardInterrupt:
