@@ -61,7 +61,8 @@ class World:
     def __init__(self, backend: str, lenient: bool) -> None:
         self.backend = backend
         self.lenient = lenient
-        self.patience: threading.Timer | None = None
+        self.patience: threading.Thread | None = None
+        self.over = threading.Event()
         self.loop: Any = None
         self.told: list[BaseException] = []  # whoever was told of an error
         self.open: set[Any] = set()  # transports whose connection_lost() has not come
@@ -75,19 +76,20 @@ class World:
         loop = hotloop.new_event_loop(self.backend)
         loop.set_exception_handler(self.report)
         if self.lenient and self.main is None:
-            self.patience = threading.Timer(40 * GRACE, self.stop, (loop,))
+            self.patience = threading.Thread(target=self.stop, args=(loop,))
             self.patience.start()
         return loop
 
     def stop(self, loop: Any) -> None:
-        """For programs that run loops of their own; in another thread."""
-        self.gave_up = True
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(loop.stop)
+        """For programs that run loops of their own, again for each run; in another thread."""
+        while not self.over.wait(40 * GRACE):
+            self.gave_up = True
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(loop.stop)
 
     def end(self) -> None:
         if self.patience is not None:
-            self.patience.cancel()
+            self.over.set()
             self.patience.join()
 
     def report(self, loop: Any, context: dict[str, Any]) -> None:
@@ -942,7 +944,8 @@ async def udp_backlog(world: World) -> None:
     _, sender = await world.loop.create_datagram_endpoint(lambda: Letters(world), sock=a)
     for _ in range(400):
         sender.transport.sendto(bytes(1000))
-    _, receiver = await world.loop.create_datagram_endpoint(lambda: Letters(world), sock=b)
+    transport, receiver = await world.loop.create_datagram_endpoint(lambda: Letters(world), sock=b)
+    world.keep(transport)
     while not receiver.data and not receiver.transport.is_closing():
         await asyncio.sleep(0.001)
     sender.transport.close()
