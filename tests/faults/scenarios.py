@@ -517,6 +517,17 @@ async def watchers(world: World) -> None:
 
 
 @scenario
+async def handles_by_hand(world: World) -> None:
+    came: list[int] = []
+    handle = hotloop.Handle(came.append, (1,), world.loop)
+    timer = hotloop.TimerHandle(world.loop.time(), came.append, (2,), world.loop)
+    handle._run()
+    timer._run()
+    timer.cancel()
+    assert came == [1, 2] or world.told
+
+
+@scenario
 async def many_descriptors(world: World) -> None:
     """More than the tables hold at first."""
     ends = [world.pair() for _ in range(150)]
@@ -697,6 +708,24 @@ async def stream_echo(world: World) -> None:
         assert await reader.readline() in (b"%d\n" % i, b"")
     writer.write_eof()
     assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+@scenario
+async def stream_drains(world: World) -> None:
+    """From the second drain() of a step on, the kernel is asked whether a send would fail."""
+
+    async def serve(reader: Any, writer: Any) -> None:
+        while data := await reader.readline():
+            for _ in range(3):
+                writer.write(data)
+                await writer.drain()
+
+    reader, writer = await world.streams(serve)
+    writer.write(b"three times\n")
+    for _ in range(3):
+        assert await reader.readline() in (b"three times\n", b"")
     writer.close()
     await writer.wait_closed()
 

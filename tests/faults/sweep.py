@@ -61,6 +61,7 @@ QUIET: dict[str, str] = {
     "pidfd_open in": "a thread waits instead",
     "waitpid in": "somebody else has reaped it: 255 is said, and a warning",
     "os_close in": "a descriptor is closed whatever close() says",
+    "poll in net/write.c:hl_stream_would_send": "sent at once, and what is wrong is said then",
     "realloc in core/poll_epoll.c:make_room": "as many events a turn as there is room for",
 }
 QUIET_CODES: dict[tuple[str, str], str] = {
