@@ -154,7 +154,7 @@ def is_quiet(cell: Cell, program: str) -> bool:
     if program.startswith("spawn") and (cell.call in OBJECTS or "net/wpipe.c" in cell.site):
         return True  # a thread waits instead; and communicate() passes over what cannot be written
     watched = "poll_epoll.c:control" in cell.site or "poll_select.c:remember" in cell.site
-    if program == "spawn" and watched and cell.nth > 1:
+    if program.startswith("spawn") and watched and cell.nth == 2:
         return True  # of the pidfd, after the wake-up: a thread waits instead
     if (cell.call, name_of(cell.code)) in QUIET_CODES:
         return True
