@@ -583,24 +583,35 @@ def test_call_graph(anyloop):
     anyloop.run_until_complete(main())
 
 
-@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("what", ["finished", "callback removed", "nothing"])
 @pytest.mark.parametrize("base", [hotloop.Future, hotloop.Task])
-def test_repr_of_what_another_thread_finishes(loop, base, ends):
+def test_repr_of_what_another_thread_finishes(loop, base, what):
     """asyncio's function reads the callbacks twice: between the two they may go."""
 
     class Seen(base):
         @property
         def _callbacks(self):
-            return answers.pop(0) if ends or answers else 1  # 1 has no len() either
+            shown = super()._callbacks
+            looks.append(shown)
+            if what == "nothing":
+                return 1  # has no len() either
+            if len(looks) == 1:
+                self.remove_done_callback(called)
+                if what == "finished":
+                    future.cancel()
+            return shown
 
-    answers = [[(print, None)], None, None]
-    made = Seen(loop=loop) if base is hotloop.Future else Seen(asyncio.sleep(0), loop=loop)
-    if ends:
-        assert "pending" in repr(made)
-    else:
-        answers.clear()
+    called = asyncio.Future.cancelled
+    looks = []
+    future = Seen(loop=loop) if base is hotloop.Future else Seen(asyncio.sleep(0), loop=loop)
+    future.add_done_callback(called)
+    if what == "nothing":
         with pytest.raises(TypeError):
-            repr(made)
-    assert not answers
-    made.cancel()
+            repr(future)
+        assert len(looks) == 2
+    else:
+        ended = "cancelled" if base is hotloop.Future else "cancelling"
+        assert (ended if what == "finished" else "pending") in repr(future)
+        assert looks[1:] == [None, None]
+    future.cancel()
     turn(loop, 2)
