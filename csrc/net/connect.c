@@ -54,7 +54,7 @@ look_at_sockets(hl_state *st, PyTypeObject *cls)
     /* As in look_at_classes(): no yes that is older than the version. */
     HL_RELEASE(st->socket_ok, false);
     (void)PyUnstable_Type_AssignVersionTag(cls);
-    st->socket_version = cls->tp_version_tag;
+    HL_STORE(st->socket_version, HL_LOAD(cls->tp_version_tag));
     PyObject *names[] = {st->s___init__,   st->s_close,      st->s_setblocking,
                          st->s_connect,    st->s_getsockopt, st->s_recv,
                          st->s_gettimeout, st->s_fileno};
@@ -75,8 +75,9 @@ hl_socket_untouched(hl_state *st)
         PyErr_Clear();
         return false;
     }
-    return cls->tp_version_tag == st->socket_version && cls->tp_version_tag != 0
-               ? st->socket_ok
+    unsigned version = HL_LOAD(cls->tp_version_tag);
+    return version == HL_LOAD(st->socket_version) && version != 0
+               ? HL_ACQUIRE(st->socket_ok)
                : look_at_sockets(st, cls);
 }
 

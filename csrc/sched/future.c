@@ -919,7 +919,10 @@ static int
 left_to_describe(PyObject *op)
 {
     hl_base_future *f = AS_FUTURE(op);
-    bool callbacks = HL_LOAD(f->callback0) != NULL || HL_LOAD(f->callbacks) != NULL;
+    bool callbacks;
+    HL_LOCK(f);
+    callbacks = f->callback0 != NULL || f->callbacks != NULL;
+    HL_UNLOCK();
     return (HL_LOAD(f->state) == HL_PENDING ? 2 : 0) + (callbacks ? 1 : 0);
 }
 
