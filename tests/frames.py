@@ -25,8 +25,10 @@ def counted(codes: Iterable[CodeType]) -> Iterator[Counter[str]]:
     watched = list(codes)
     for code in watched:
         monitoring.set_local_events(TOOL, code, monitoring.events.PY_START)
-    yield count
-    for code in watched:
-        monitoring.set_local_events(TOOL, code, 0)
-    monitoring.register_callback(TOOL, monitoring.events.PY_START, None)
-    monitoring.free_tool_id(TOOL)
+    try:
+        yield count
+    finally:
+        for code in watched:
+            monitoring.set_local_events(TOOL, code, 0)
+        monitoring.register_callback(TOOL, monitoring.events.PY_START, None)
+        monitoring.free_tool_id(TOOL)

@@ -158,10 +158,8 @@ void hl_current_unbind(hl_sched *s, hl_current_slots outer);
 /* Makes task current for loop: 0, or -1 (RuntimeError when another one is). */
 int hl_current_enter(hl_sched *s, PyObject *loop, PyObject *task);
 /* Its step is over.  In a dictionary with a GIL the record stays for the next step,
- * unless the task is done: whatever its release runs sees no current task.  0, or,
- * where the thread state has the record, -1 with an exception when it has been tampered
- * with.
- */
+ * unless the task is done: whatever its release runs sees no current task.  0, or -1
+ * with an exception when the record of a thread state has been tampered with. */
 int hl_current_leave(hl_sched *s, PyObject *loop, PyObject *task, bool done);
 /* Clears what we left behind; cheap when there is nothing.  Keeps a set exception. */
 void hl_current_clear(hl_sched *s, PyObject *loop);

@@ -84,7 +84,7 @@ class World:
         """For programs that run loops of their own, again for each run; in another thread."""
         while not self.over.wait(40 * GRACE):
             self.gave_up = True
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # it is closed by now
                 loop.call_soon_threadsafe(loop.stop)
 
     def end(self) -> None:

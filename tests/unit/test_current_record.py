@@ -18,6 +18,12 @@ import hotloop
 Loop = Any
 aio: Any = asyncio.tasks
 
+# From 3.14 on there is nothing to look into: the record is a field of each thread state, and where it
+# does not fit the interpreter's own functions raise, not ours.
+of_the_dictionary = pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="from 3.14 on there is no dictionary of current tasks"
+)
+
 
 def in_thread(ask: Any) -> Any:
     """What `ask()` returns in another thread; the caller's waits for it."""
@@ -56,10 +62,7 @@ def test_not_seen_between_steps(anyloop: Loop) -> None:
     assert seen == [None, None]
 
 
-# What it looks into is not there any more: each thread has a field of its own.
-@pytest.mark.skipif(
-    sys.version_info >= (3, 14), reason="from 3.14 on there is no dictionary of current tasks"
-)
+@of_the_dictionary
 def test_the_dictionary_itself(anyloop: Loop, loop_kind: str, gil: bool) -> None:
     async def main() -> None:
         me = asyncio.current_task()
@@ -110,10 +113,7 @@ def test_another_entered_by_hand(anyloop: Loop) -> None:
     run(anyloop, other)
 
 
-# From 3.14 on it is the interpreter that says so, in one go.
-@pytest.mark.skipif(
-    sys.version_info >= (3, 14), reason="from 3.14 on there is no dictionary of current tasks"
-)
+@of_the_dictionary
 def test_who_is_in_the_way_may_leave_meanwhile(loop: Loop) -> None:
     """The error names two tasks, and to name the first may end the life of the second."""
 

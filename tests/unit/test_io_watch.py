@@ -687,14 +687,11 @@ def fork_with_a_file_under_the_number(loop: Loop) -> None:
     loop.run_until_complete(asyncio.sleep(0))
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "epoll", "select"])
-def test_fork_with_a_file_under_the_number(kind: str, backends_here: tuple[str, ...]) -> None:
+def test_fork_with_a_file_under_the_number(loop_kind: str) -> None:
     """In a process of its own, which has no thread but the one."""
-    if kind not in ("asyncio", *backends_here):
-        pytest.skip(f"there is no {kind} here")
-    make = {"asyncio": "asyncio.SelectorEventLoop()"}.get(
-        kind, f"hotloop.new_event_loop(backend={kind!r})"
-    )
+    backend = loop_kind.removeprefix("hotloop-")
+    ours = f"hotloop.new_event_loop(backend={backend!r})"
+    make = "asyncio.SelectorEventLoop()" if loop_kind == "asyncio" else ours
     code = f"""
 import asyncio, hotloop, test_io_watch
 test_io_watch.fork_with_a_file_under_the_number({make})
