@@ -18,8 +18,8 @@ import hotloop
 Loop = Any
 aio: Any = asyncio.tasks
 
-# From 3.14 on there is nothing to look into: the record is a field of each thread state, and where it
-# does not fit the interpreter's own functions raise, not ours.
+# From 3.14 on there is nothing to look into: the record is a field of each thread state, and where
+# it does not fit the interpreter's own functions raise, not ours.
 of_the_dictionary = pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="from 3.14 on there is no dictionary of current tasks"
 )
